@@ -1,0 +1,153 @@
+"""``with halfframe.enabled(pipe):`` - where host, strategy, hooks and patches are put together and taken apart."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pluggy
+
+from halfframe.errors import HalfframeError, OptionError
+from halfframe.hosts import BuiltinHosts, HostAdapter, find_host
+from halfframe.patching import Patches
+from halfframe.plugins import hook_manager, resolve_strategy
+from halfframe.report import Report
+from halfframe.run import HostFacts, SamplingRun, Settings
+from halfframe.strategies.base import NOISE_MODES, ExpandFunction, Noise, Strategy
+
+__all__ = ["DEFAULT_STRATEGY", "EnabledPipe", "enabled"]
+
+DEFAULT_STRATEGY = "self-duplicate"
+
+_logger = logging.getLogger(__name__)
+_enabled: dict[int, EnabledPipe] = {}
+_enabled_lock = threading.Lock()
+
+
+class EnabledPipe:
+    """A pipeline with halfframe on: what ``with halfframe.enabled(pipe) as run`` gives.
+
+    Attributes:
+        pipe: the pipeline.
+        strategy: the strategy that serves its runs.
+        reports: one report per finished run, oldest first.
+    """
+
+    def __init__(
+        self, pipe: Any, host: HostAdapter, strategy: Strategy, hooks: pluggy.PluginManager, settings: Settings
+    ) -> None:
+        self.pipe = pipe
+        self.strategy = strategy
+        self.reports: list[Report] = []
+        self._host = host
+        self._hooks = hooks
+        self._settings = settings
+        self._patches = Patches()
+        self._running = threading.Lock()
+        self._runner: int | None = None
+
+    @property
+    def report(self) -> Report | None:
+        """The report of the latest finished run; None before the first."""
+        return self.reports[-1] if self.reports else None
+
+    def _attach(self) -> None:
+        with _enabled_lock:
+            if id(self.pipe) in _enabled:
+                raise HalfframeError(
+                    f"this {type(self.pipe).__name__} is enabled already; leave the outer "
+                    "`with halfframe.enabled(...)` block first, or change the options there."
+                )
+            _enabled[id(self.pipe)] = self
+        try:
+            self._host.attach(self.pipe, self._patches, self._start)
+        except BaseException:
+            self._detach()
+            raise
+
+    def _detach(self) -> None:
+        """Undo the patches; a run that another thread is in the middle of is waited for."""
+        wait = self._runner != threading.get_ident()
+        if wait:
+            self._running.acquire()
+        try:
+            self._patches.undo()
+        finally:
+            if wait:
+                self._running.release()
+            with _enabled_lock:
+                del _enabled[id(self.pipe)]
+
+    @contextmanager
+    def _start(self, facts: HostFacts) -> Iterator[SamplingRun]:
+        if not self._running.acquire(blocking=False):
+            raise HalfframeError(
+                f"this {type(self.pipe).__name__} is generating already, in thread {self._runner}; a pipeline serves "
+                "one run at a time. Wait for it, or build a second pipeline."
+            )
+        self._runner = threading.get_ident()
+        try:
+            run = SamplingRun(facts, self.strategy, self._hooks.hook, self._settings)
+            yield run
+            self.reports.append(run.finish())
+        finally:
+            self._runner = None
+            self._running.release()
+
+
+@contextmanager
+def enabled(
+    pipe: Any,
+    strategy: str | Strategy | ExpandFunction = DEFAULT_STRATEGY,
+    *,
+    noise: Noise = "full",
+    measure: bool = False,
+    tflops: float | None = None,
+    plugins: Iterable[object] = (),
+    **options: Any,
+) -> Iterator[EnabledPipe]:
+    """Within the block, `pipe` computes only the kept latent frames while its high-noise expert runs.
+
+    The pipeline is called as ever, any number of times. Only this instance is changed, and it is exactly as before once
+    the block is left, however it is left. Source: half-frame generation for Wan2.2.
+
+    Args:
+        pipe: a two-expert pipeline, ``wan.text2video.WanT2V`` or ``wan.image2video.WanI2V``.
+        strategy: an installed strategy's name (see `halfframe.strategies`), a `halfframe.Strategy`, or a function
+            ``(latents, num_frames) -> latents`` with time at dim -3.
+        noise: ``"full"`` draws the whole clip's noise as the host does and keeps the kept frames' part, so that a seed
+            gives the composition that it gives without halfframe; ``"short"`` draws the kept frames only, as the
+            source.
+        measure: time every forward of the experts, synchronising the device; `Report` then has seconds per expert.
+        tflops: sustained rate of the device in 1e12 operations per second, to have the report predict seconds.
+        plugins: objects with `halfframe.hookimpl` functions, for this block, beside the installed ones.
+        **options: the strategy's own options.
+
+    Yields:
+        The `EnabledPipe`; its ``report`` is the latest run's.
+
+    Raises:
+        UnsupportedPipelineError: `pipe` has no expert switch, or is no known pipeline.
+        StrategyError: the strategy is unknown, provided twice, or no strategy at all; or, from within a run, it
+            returned something of the wrong shape, dtype or device.
+        PluginError: an installed plugin cannot be imported or registered.
+        OptionError: an unknown option or an unusable value.
+        HalfframeError: the pipeline is enabled already, or, from within a run, is generating already.
+    """
+    if noise not in NOISE_MODES:
+        raise OptionError(f"noise={noise!r} is unknown; needed: one of {', '.join(map(repr, NOISE_MODES))}.")
+    if tflops is not None and not tflops > 0:
+        raise OptionError(f"tflops={tflops!r} is no rate; give the device's sustained TFLOP/s, or leave it out.")
+    manager = hook_manager([BuiltinHosts(), *plugins])
+    host = find_host(pipe, manager)
+    settings = Settings(noise=noise, measure=measure, tflops=tflops, options=dict(options))
+    handle = EnabledPipe(pipe, host, resolve_strategy(strategy, options), manager, settings)
+    handle._attach()
+    _logger.debug("enabled %s on %s", handle.strategy.name, type(pipe).__name__)
+    try:
+        yield handle
+    finally:
+        handle._detach()

@@ -1,0 +1,50 @@
+"""What a host adapter is, and the one wrapper that every host's solver gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from halfframe.patching import Patches
+from halfframe.run import HostFacts, SamplingRun
+
+__all__ = ["HostAdapter", "StartRun", "patch_solver"]
+
+StartRun = Callable[[HostFacts], AbstractContextManager[SamplingRun]]
+"""Starts a run; leaving it normally finishes the run and files its report, leaving it by an exception drops it."""
+
+
+class HostAdapter(Protocol):
+    """Puts halfframe between a pipeline's sampling loop and its parts. Knows its host, nothing of strategies.
+
+    Attributes:
+        name: for reports and messages.
+        serves: what it serves, for the message to somebody who passed something else.
+    """
+
+    name: str
+    serves: str
+
+    def recognises(self, pipe: object) -> bool:
+        """Whether `pipe` is of this host's kind, servable or not."""
+        ...
+
+    def refusal(self, pipe: Any) -> str | None:
+        """Why a recognised `pipe` cannot be served, with what to do about it; None if it can."""
+        ...
+
+    def attach(self, pipe: Any, patches: Patches, start: StartRun) -> None:
+        """Patch `pipe` so that each of its runs is started with `start` and goes through the run's seams."""
+        ...
+
+
+def patch_solver(solver: Any, run: SamplingRun, patches: Patches) -> None:
+    """Put `run` in front of ``solver.step``, until `patches` are undone."""
+    original = solver.step
+
+    def step(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        return run.solver_step(original, model_output, timestep, sample, *args, **kwargs)
+
+    patches.set(solver, "step", step)
+    run.attach_solver(solver)

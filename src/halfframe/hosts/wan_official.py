@@ -1,0 +1,216 @@
+"""The official `wan` package: ``WanT2V`` of T2V-A14B and ``WanI2V`` of I2V-A14B.
+
+Their ``generate`` is one function that draws its noise and builds its solver from module globals and asks
+``self._prepare_model_for_timestep`` for the expert of each step. The module is left alone: for each run the function's
+code is bound to a copy of its globals in which ``torch`` hands out our noise and the solver classes report to the run.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfframe import frames
+from halfframe.cost import ExpertShape
+from halfframe.errors import HalfframeError
+from halfframe.hosts.base import StartRun, patch_solver
+from halfframe.patching import Patches
+from halfframe.run import HostFacts, NoiseSource, SamplingRun
+from halfframe.strategies.base import Expert
+
+__all__ = ["WanOfficial"]
+
+_EXPERTS: dict[str, Expert] = {"high_noise_model": "high", "low_noise_model": "low"}
+
+
+class WanOfficial:
+    """Adapter for pipelines of the official package; needs the two experts, ``boundary``, and a known ``generate``."""
+
+    name = "wan"
+    serves = "a wan.text2video.WanT2V or wan.image2video.WanI2V"
+
+    def recognises(self, pipe: object) -> bool:
+        """Anything with ``generate``, ``num_train_timesteps`` and ``vae``: the mark of the package's pipelines."""
+        return all(hasattr(pipe, name) for name in ("generate", "num_train_timesteps", "vae"))
+
+    def refusal(self, pipe: Any) -> str | None:
+        """No expert switch (TI2V-5B, S2V, Animate, one module as both experts), or an unknown sampling loop."""
+        missing = [name for name in (*_EXPERTS, "boundary") if getattr(pipe, name, None) is None]
+        if missing:
+            return (
+                f"it has no {' and no '.join(missing)}, so there is no expert switch at which the clip could be "
+                "brought back to full length. Use T2V-A14B or I2V-A14B."
+            )
+        if pipe.high_noise_model is pipe.low_noise_model:
+            return (
+                "one module serves as both experts, so there is no expert switch. Load both experts of the A14B model."
+            )
+        time_patch, *_ = pipe.patch_size
+        if time_patch != 1:
+            return f"its patch_size {tuple(pipe.patch_size)} spans several latent frames; needed: (1, h, w)."
+        return _loop_refusal(pipe)
+
+    def attach(self, pipe: Any, patches: Patches, start: StartRun) -> None:
+        """Replace ``generate`` on the instance by one that runs the same code through a run's seams."""
+        original = pipe.generate
+        loop: FunctionType = original.__func__
+
+        @functools.wraps(original)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            if vars(pipe).get("generate") is not generate:
+                return original(*args, **kwargs)  # a stale reference to a patch that is undone
+            with start(self._facts(pipe)) as run, Patches() as local:
+                _route_experts(pipe, run, local)
+                return _overlay(loop, run, local)(pipe, *args, **kwargs)
+
+        patches.set(pipe, "generate", generate)
+
+    def _facts(self, pipe: Any) -> HostFacts:
+        patch_size = tuple(pipe.patch_size)
+        return HostFacts(
+            name=self.name,
+            boundary=pipe.boundary * pipe.num_train_timesteps,
+            patch_size=(patch_size[0], patch_size[1], patch_size[2]),
+            temporal_stride=pipe.vae_stride[0],
+            group_size=pipe.sp_size,
+            expert_shape=_expert_shape(pipe.high_noise_model),
+        )
+
+
+def _loop_refusal(pipe: Any) -> str | None:
+    loop = getattr(pipe.generate, "__func__", None)
+    if "generate" in vars(pipe) or not isinstance(loop, FunctionType):
+        return "its `generate` was replaced on the instance; leave what replaced it before enabling halfframe."
+    code: CodeType = loop.__code__
+    missing = [name for name in ("randn", "_prepare_model_for_timestep", "step") if name not in code.co_names]
+    if missing or not _solver_names(loop):
+        lacks = ", ".join(missing) or "a solver class"
+        return (
+            f"{loop.__qualname__} of {loop.__module__} is not the sampling loop that halfframe knows: it does not use "
+            f"{lacks}. Enable the pipeline class whose own `generate` samples, from wan22 2.2.0 to 2.2.11 or the "
+            "official repository."
+        )
+    return None
+
+
+def _solver_names(loop: FunctionType) -> list[str]:
+    """Global names in `loop` that are solver classes, by what they can do."""
+    found = ((name, loop.__globals__.get(name)) for name in loop.__code__.co_names)
+    return [
+        name
+        for name, value in found
+        if isinstance(value, type) and hasattr(value, "step") and hasattr(value, "set_timesteps")
+    ]
+
+
+def _overlay(loop: FunctionType, run: SamplingRun, local: Patches) -> FunctionType:
+    """`loop` over a copy of its globals, with our noise and solvers that report to `run`."""
+    names: dict[str, Any] = dict(loop.__globals__)
+    names["torch"] = _TorchWithNoise(run)
+    for name in _solver_names(loop):
+        names[name] = _reporting(names[name], run, local)
+    copy = FunctionType(loop.__code__, names, loop.__name__, loop.__defaults__, loop.__closure__)
+    copy.__kwdefaults__ = loop.__kwdefaults__
+    return copy
+
+
+class _TorchWithNoise(ModuleType):
+    """The module `torch`, except that the first 4-d ``randn`` of a run is the run's allocation."""
+
+    def __init__(self, run: SamplingRun) -> None:
+        super().__init__("torch")
+        self._run = run
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def randn(self, *size: Any, **kwargs: Any) -> Tensor:
+        shape = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else size
+        if self._run.allocated or len(shape) != 4:
+            return torch.randn(*size, **kwargs)
+        device = torch.device(kwargs.get("device") or "cpu")
+        source = NoiseSource(
+            lambda shape: torch.randn(*shape, **kwargs),
+            [kwargs.get("generator") or _default_generator(device)],
+            kwargs.get("dtype") or torch.get_default_dtype(),
+            device,
+        )
+        return self._run.allocate(shape, source)
+
+
+def _default_generator(device: torch.device) -> torch.Generator:
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[index]
+    return torch.default_generator
+
+
+def _reporting(solver_class: type, run: SamplingRun, local: Patches) -> type:
+    """A subclass of `solver_class` whose instances hand themselves to `run` once built."""
+
+    @functools.wraps(solver_class.__init__)  # type: ignore[misc]
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        solver_class.__init__(self, *args, **kwargs)  # type: ignore[misc]
+        patch_solver(self, run, local)
+
+    return type(solver_class.__name__, (solver_class,), {"__init__": init, "__module__": solver_class.__module__})
+
+
+def _route_experts(pipe: Any, run: SamplingRun, local: Patches) -> None:
+    """Have the expert that the pipeline picks for a step called through `run`."""
+    original = pipe._prepare_model_for_timestep
+    thread = threading.get_ident()
+
+    @functools.wraps(original)
+    def prepare(*args: Any, **kwargs: Any) -> Any:
+        model = original(*args, **kwargs)
+        if threading.get_ident() != thread:
+            return model
+        name = next((name for name in _EXPERTS if model is getattr(pipe, name)), None)
+        if name is None:
+            raise HalfframeError(
+                f"{type(pipe).__name__}._prepare_model_for_timestep returned a {type(model).__name__} that is neither "
+                "of the pipeline's two experts; halfframe cannot tell which phase it serves."
+            )
+        return _RoutedExpert(model, _EXPERTS[name], run)
+
+    local.set(pipe, "_prepare_model_for_timestep", prepare)
+
+
+class _RoutedExpert:
+    """An expert for one step: called like the model, everything else is the model's. The model itself is untouched."""
+
+    def __init__(self, model: Any, expert: Expert, run: SamplingRun) -> None:
+        self._model = model
+        self._expert = expert
+        self._run = run
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, latents: list[Tensor], *args: Any, **kwargs: Any) -> list[Tensor]:
+        if len(latents) != 1 or "seq_len" not in kwargs:
+            raise HalfframeError(
+                f"the expert was called with {len(latents)} clips and keywords {sorted(kwargs)}; needed: one clip and "
+                "`seq_len`, as the official sampling loop does. Use a supported version (see the README)."
+            )
+        call = self._run.before_call(self._expert, latents[0])
+        if call.kept is not None:
+            kwargs["seq_len"] = call.sequence_length
+            if kwargs.get("y") is not None:
+                kwargs["y"] = [frames.take(condition, call.kept) for condition in kwargs["y"]]
+        prediction, *rest = self._model([call.inputs], *args, **kwargs)
+        return [self._run.after_call(call, prediction), *rest]
+
+
+def _expert_shape(model: Any) -> ExpertShape | None:
+    sizes = [getattr(model, name, None) for name in ("dim", "ffn_dim", "num_layers", "text_len")]
+    if not all(isinstance(size, int) for size in sizes):
+        return None
+    dim, ffn_dim, num_layers, text_len = (int(size) for size in sizes if size is not None)
+    return ExpertShape(dim, ffn_dim, num_layers, text_len)

@@ -1,0 +1,412 @@
+"""One sampling run: between a host's seams on one side and the strategy and hooks on the other.
+
+A host calls, in this order: `SamplingRun.allocate` where it draws its noise, `attach_solver` where it builds its
+solver, `before_call` and `after_call` around each forward of an expert, `solver_step` in place of the solver's own.
+The latents that the host carries keep full length throughout; expert calls are cut down to the kept frames and their
+predictions filled up again, and at the switch the strategy turns the carried clip into the one that goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pluggy
+import torch
+from torch import Tensor
+
+from halfframe import frames, solvers
+from halfframe.cost import ExpertShape
+from halfframe.errors import HalfframeError, HalfframeWarning, StrategyError
+from halfframe.events import Boundary, ExpertCall
+from halfframe.meter import Meter, clock
+from halfframe.report import Report
+from halfframe.schedule import Schedule
+from halfframe.strategies.base import Allocation, Expert, Noise, Step, Strategy
+
+__all__ = ["Call", "HostFacts", "NoiseSource", "SamplingRun", "Settings"]
+
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asked for, beside the strategy: see `halfframe.enabled`."""
+
+    noise: Noise = "full"
+    measure: bool = False
+    tflops: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What a host says of itself when a run starts.
+
+    Attributes:
+        name: the adapter's name.
+        boundary: timestep 0..1000; the high-noise expert serves ``t >= boundary``.
+        patch_size: ``(time, height, width)`` of a token, in latent pixels.
+        temporal_stride: video frames per latent frame.
+        group_size: what the token count is padded to a multiple of (sequence parallelism).
+        expert_shape: the experts' sizes, for cost; None if unknown.
+        pinned: positions of latent frames that are always computed, beside the strategy's choice; -1 is the last.
+    """
+
+    name: str
+    boundary: float
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    temporal_stride: int = 4
+    group_size: int = 1
+    expert_shape: ExpertShape | None = None
+    pinned: tuple[int, ...] = ()
+
+
+class NoiseSource:
+    """Where a run's noise comes from, able to draw the first noise again.
+
+    Args:
+        draw: draws noise of a given shape, as the host would.
+        generators: the generators it draws from.
+        dtype: of what it draws.
+        device: of what it draws.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[tuple[int, ...]], Tensor],
+        generators: Sequence[torch.Generator],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.draw = draw
+        self.like = torch.empty(0, dtype=dtype, device=device)
+        self._states = [(generator, generator.get_state()) for generator in generators]
+
+    def replay(self, shape: tuple[int, ...]) -> Tensor:
+        """Draw as if nothing had been drawn yet."""
+        for generator, state in self._states:
+            generator.set_state(state)
+        return self.draw(shape)
+
+
+@dataclass(slots=True)
+class Call:
+    """An expert call to be made: give the expert `inputs`, and hand its prediction to `SamplingRun.after_call`.
+
+    Attributes:
+        step: the step it belongs to.
+        forward: its number within the step.
+        latents: the full clip, ``(..., F, H, W)``.
+        kept: positions of the frames to compute; None for all.
+        inputs: those frames of `latents`.
+        sequence_length: their padded token count.
+        started: when the forward began, seconds.
+    """
+
+    step: Step
+    forward: int
+    latents: Tensor
+    kept: tuple[int, ...] | None
+    inputs: Tensor
+    sequence_length: int
+    started: float = 0.0
+
+
+class SamplingRun:
+    """One run of a pipeline; see the module's text for the order of calls. Not for two runs at once."""
+
+    def __init__(self, facts: HostFacts, strategy: Strategy, hooks: pluggy.HookRelay, settings: Settings) -> None:
+        self.facts = facts
+        self.strategy = strategy
+        self._hooks = hooks
+        self._settings = settings
+        self._meter = Meter(facts.expert_shape, facts.temporal_stride, settings.tflops, settings.measure)
+        self._shape: tuple[int, ...] | None = None
+        self._replay: Callable[[], Tensor] | None = None
+        self._solver: solvers.Solver | None = None
+        self._schedule: Schedule | None = None
+        self._index = 0
+        self._forward = 0
+        self._last_call: Call | None = None
+        self._carried: Tensor | None = None
+        self._replacement: Tensor | None = None
+        self._rewritten = False
+        self._history_rule: Callable[[Tensor], None] | None = None
+        self._switched = False
+        self._switch_step: Step | None = None
+
+    # The seams, in the order in which a host meets them.
+
+    @property
+    def allocated(self) -> bool:
+        """Whether the run's noise was drawn."""
+        return self._shape is not None
+
+    def allocate(self, shape: tuple[int, ...], source: NoiseSource) -> Tensor:
+        """The latents to start from, of `shape` ``(..., F, H, W)``: a hook's, else the strategy's."""
+        self._shape = shape
+        self._ask("begin", self.strategy.begin, shape[frames.TIME_DIM])
+        like = source.like
+        allocation = Allocation(shape, self._settings.noise, like.dtype, like.device, source.draw)
+        latents: Tensor | None = self._hooks.halfframe_allocate(allocation=allocation)
+        if latents is not None:
+            return _checked(latents, shape, like, "what a halfframe_allocate hook returned")
+        self._replay = lambda: source.replay(shape)
+        latents = self._ask("allocate", self.strategy.allocate, allocation)
+        return _checked(latents, shape, like, f"allocation by {self._named}")
+
+    def attach_solver(self, solver: solvers.Solver) -> None:
+        """The host's solver; its timesteps may still be unset."""
+        self._solver = solver
+
+    def before_call(self, expert: Expert, latents: Tensor) -> Call:
+        """`expert` is about to be called with `latents` ``(..., F, H, W)``."""
+        schedule = self._planned(latents)
+        step = self._current_step(schedule, expert)
+        if self._forward == 0:
+            if self._index == 0 and not schedule.halves and self._replay is not None:
+                # Nothing will be left out, so the clip must be the one that a plain run gives.
+                self._replacement = self._replay()
+            elif expert == "low" and self._index > 0 and not self._switched:
+                self._replacement = self._switch(self._exactly(latents), step)
+        if self._replacement is not None:
+            latents = self._replacement.to(latents.dtype).reshape(latents.shape)
+        kept = schedule.kept[self._index]
+        inputs = latents if kept is None else frames.take(latents, kept)
+        length = self._sequence_length(inputs, inputs.shape[frames.TIME_DIM])
+        call = Call(step, self._forward, latents, kept, inputs, length)
+        self._forward += 1
+        call.started = clock(latents.device, self._settings.measure)
+        return call
+
+    def after_call(self, call: Call, prediction: Tensor) -> Tensor:
+        """The expert's `prediction` for the frames of `call`; returns it for all frames."""
+        seconds = clock(prediction.device, self._settings.measure) - call.started
+        shape = (*prediction.shape[: frames.TIME_DIM], *call.inputs.shape[frames.TIME_DIM :])
+        _checked(prediction, shape, None, f"the prediction of the {call.step.expert}-noise expert")
+        full = prediction if call.kept is None else self._fill(call, call.kept, prediction)
+        full_length = self._sequence_length(call.latents, call.step.num_frames)
+        clips = math.prod(call.latents.shape[: frames.TIME_DIM - 1])
+        self._meter.forward(call.step.expert, shape[frames.TIME_DIM], call.sequence_length, full_length, clips, seconds)
+        self._last_call = call
+        self._hooks.halfframe_expert_call(
+            call=ExpertCall(
+                step=call.step,
+                forward=call.forward,
+                kept=call.kept,
+                latents=call.inputs,
+                prediction=prediction,
+                sequence_length=call.sequence_length,
+                seconds=seconds if self._settings.measure else None,
+            )
+        )
+        return full
+
+    def solver_step(
+        self, original: Callable[..., Any], output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """The solver's step, on the latents as the run has them; returns what `original` returns."""
+        if self._replacement is not None:
+            exact = self._rewritten or torch.finfo(self._replacement.dtype).eps <= torch.finfo(sample.dtype).eps
+            sample = self._replacement.to(sample.dtype).reshape(sample.shape) if exact else self._expand(sample)
+        if self._history_rule is not None:
+            self._history_rule(sample)
+        self._replacement = self._history_rule = None
+        result = original(output, timestep, sample, *args, **kwargs)
+        call, schedule = self._last_call, self._schedule
+        if call is None or schedule is None or self._forward == 0:
+            return result  # a step without an expert call is none of ours
+        self._meter.step(call.step.expert, call.inputs.shape[frames.TIME_DIM])
+        self._index += 1
+        self._forward = 0
+        if self._index == len(schedule.steps) and schedule.halves and not self._switched:
+            return _with_sample(result, lambda latents: self._switch(latents, None))
+        self._carried = None if self._switched else _sample(result)
+        return result
+
+    def finish(self) -> Report:
+        """The run is over: warn if nothing was halved, log one line, hand the report to the hooks, return it."""
+        report = self._meter.report(
+            host=self.facts.name,
+            strategy=self.strategy.name,
+            options=self._settings.options,
+            noise=self._settings.noise,
+            latent_frames=self._shape[frames.TIME_DIM] if self._shape else 0,
+            switch=self._switch_step,
+            why_not=self._why_not_halved(),
+        )
+        if not report.halved:
+            warnings.warn(f"halfframe: nothing was halved: {report.note}", HalfframeWarning, stacklevel=2)
+        _logger.info(report.summary())
+        self._hooks.halfframe_report(report=report)
+        return report
+
+    # What happens between the seams.
+
+    def _planned(self, latents: Tensor) -> Schedule:
+        if self._schedule is not None:
+            return self._schedule
+        if self._shape is None or self._solver is None:
+            unseen = "draw its noise" if self._shape is None else "build its solver"
+            raise self._unknown_loop(f"called an expert before halfframe saw it {unseen}")
+        num_frames = self._shape[frames.TIME_DIM]
+        if latents.shape[frames.TIME_DIM :] != self._shape[frames.TIME_DIM :]:
+            raise self._unknown_loop(
+                f"drew noise of shape {self._shape} and calls its expert with latents of shape {tuple(latents.shape)}"
+            )
+        self._schedule = Schedule.plan(
+            self._solver,
+            self.facts.boundary,
+            num_frames,
+            lambda step: self._ask("select", self.strategy.select, step),
+            self._pinned(num_frames),
+            self.strategy.name,
+        )
+        return self._schedule
+
+    def _current_step(self, schedule: Schedule, expert: Expert) -> Step:
+        if self._index >= len(schedule.steps):
+            raise self._unknown_loop(f"calls an expert after the last of its {len(schedule.steps)} steps")
+        step = schedule.steps[self._index]
+        if step.expert != expert:
+            raise self._unknown_loop(
+                f"runs its {expert}-noise expert at timestep {step.timestep:g}, where the boundary "
+                f"{self.facts.boundary:g} calls for the {step.expert}-noise one"
+            )
+        return step
+
+    def _fill(self, call: Call, kept: tuple[int, ...], prediction: Tensor) -> Tensor:
+        assert self._schedule is not None
+        chosen = self._schedule.chosen[call.step.index] or kept
+        base = prediction if chosen == kept else frames.take(prediction, [kept.index(p) for p in chosen])
+        full = self._ask("fill", self.strategy.fill, base, chosen, call.step, call.latents)
+        shape = (*prediction.shape[: frames.TIME_DIM], *call.latents.shape[frames.TIME_DIM :])
+        _checked(full, shape, prediction, f"what {self._named} filled in")
+        pinned = self._pinned(call.step.num_frames)
+        return frames.put(full, pinned, frames.take(prediction, [kept.index(p) for p in pinned])) if pinned else full
+
+    def _switch(self, latents: Tensor, step: Step | None) -> Tensor:
+        """Turn the carried `latents` into those that the low-noise expert goes on with; once per run."""
+        assert self._solver is not None
+        assert self._last_call is not None
+        self._switched = True
+        self._switch_step = step
+        num_frames = latents.shape[frames.TIME_DIM]
+        expanded = self._expand(latents)
+        boundary = Boundary(
+            step=step,
+            sigma=solvers.sigma_at(self._solver, self._index),
+            kept=self._last_call.kept or tuple(range(num_frames)),
+            before=latents,
+            expanded=expanded,
+            sequence_length_before=self._last_call.sequence_length,
+            sequence_length_after=self._sequence_length(latents, num_frames),
+        )
+        self._hooks.halfframe_boundary(boundary=boundary)
+        self._rewritten = boundary.rewritten
+        if boundary.rewritten:
+            self._history_rule = self._restart_solver
+        elif expanded is not latents:
+            self._history_rule = lambda sample: self._carry_history(latents.to(sample.dtype).reshape(sample.shape))
+        return boundary.latents
+
+    def _exactly(self, latents: Tensor) -> Tensor:
+        """The clip that `latents` was cast from for the expert, in the solver's precision, if it is still the same."""
+        carried = self._carried
+        if carried is None or carried.numel() != latents.numel():
+            return latents
+        carried = carried.reshape(latents.shape)
+        return carried if torch.equal(carried.to(latents.dtype), latents) else latents
+
+    def _expand(self, latents: Tensor) -> Tensor:
+        result = self._ask("switch", self.strategy.switch, latents)
+        _checked(result, tuple(latents.shape), latents, f"expansion by {self._named}")
+        pinned = self._pinned(latents.shape[frames.TIME_DIM])
+        return frames.put(result, pinned, frames.take(latents, pinned)) if pinned else result
+
+    def _carry_history(self, before: Tensor) -> None:
+        assert self._solver is not None
+        if not solvers.map_history(self._solver, before, self._expand):
+            _logger.debug("%s is not linear in the latents: the solver starts afresh at the switch", self._named)
+            self._restart_solver(before)
+
+    def _restart_solver(self, sample: Tensor) -> None:
+        assert self._solver is not None
+        if not solvers.restart(self._solver, sample):
+            raise HalfframeError(
+                f"the latents were rewritten at the expert switch, and {type(self._solver).__name__} cannot start "
+                "afresh within a schedule; use UniPC, DPM-Solver++ or Euler, or a strategy linear in the latents."
+            )
+
+    def _pinned(self, num_frames: int) -> tuple[int, ...]:
+        return tuple(sorted({position % num_frames for position in self.facts.pinned}))
+
+    def _sequence_length(self, latents: Tensor, count: int) -> int:
+        height, width = latents.shape[-2:]
+        tokens = (height // self.facts.patch_size[1]) * (width // self.facts.patch_size[2])
+        return frames.sequence_length(count, tokens, self.facts.group_size)
+
+    def _ask(self, what: str, question: Callable[..., _T], *args: Any) -> _T:
+        """Put a question to the strategy; whatever goes wrong in there is reported under its name."""
+        try:
+            return question(*args)
+        except HalfframeError:
+            raise
+        except Exception as error:
+            raise StrategyError(f"{self._named} failed in {what!r}: {type(error).__name__}: {error}") from error
+
+    @property
+    def _named(self) -> str:
+        return f"strategy {self.strategy.name!r}"
+
+    def _unknown_loop(self, seen: str) -> HalfframeError:
+        return HalfframeError(
+            f"host {self.facts.name!r} {seen}; its sampling loop is not the one that halfframe knows. Use a supported "
+            "version (see the README), or run without halfframe."
+        )
+
+    def _why_not_halved(self) -> str:
+        schedule = self._schedule
+        if schedule is None:
+            return "no expert call passed through halfframe, so this is a plain run's video; the host's loop is unknown"
+        if schedule.steps[0].num_frames == 1:
+            return "the clip has 1 latent frame, so there is none to leave out; ask for 5 video frames or more"
+        if not any(step.expert == "high" for step in schedule.steps):
+            return (
+                f"no timestep of the schedule reaches the boundary {self.facts.boundary:g}, so the high-noise expert "
+                "never ran; use a larger shift"
+            )
+        return f"{self._named} left out no frame"
+
+
+def _checked(value: Any, shape: Sequence[int], like: Tensor | None, what: str) -> Tensor:
+    """`value`, if it is a tensor of `shape` and, if given, of the dtype and device of `like`."""
+    if not isinstance(value, Tensor):
+        raise StrategyError(f"{what} is {type(value).__name__}; needed: a tensor of shape {tuple(shape)}.")
+    if tuple(value.shape) != tuple(shape):
+        raise StrategyError(f"{what} has shape {tuple(value.shape)}; needed: {tuple(shape)}, time at dim -3.")
+    if like is not None and (value.dtype != like.dtype or value.device != like.device):
+        raise StrategyError(
+            f"{what} is {value.dtype} on {value.device}; needed: {like.dtype} on {like.device}, as the host has it."
+        )
+    return value
+
+
+def _sample(result: Any) -> Tensor:
+    """The new sample in a solver's result."""
+    sample: Tensor = result[0] if isinstance(result, tuple) else result.prev_sample
+    return sample
+
+
+def _with_sample(result: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A solver's result with its new sample passed through `function`."""
+    if isinstance(result, tuple):
+        return (function(result[0]), *result[1:])
+    result.prev_sample = function(result.prev_sample)
+    return result
