@@ -131,7 +131,7 @@ class Report:
         return (
             f"halfframe: {self.strategy} on {self.host}: {self.high.steps} high-noise steps on "
             f"{_join(self.high.latent_frames)} of {self.latent_frames} latent frames, {self.low.steps} low-noise steps; "
-            f"{saved}; {self.total_seconds:.1f} s"
+            f"{saved}{speedup}; {self.total_seconds:.1f} s"
         )
 
     def __str__(self) -> str:
