@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# Other versions of the hosts that the tests run on, each in a folder of its own.
+OTHER_WAN = 2.2.0 2.2.11
 
 .PHONY: demo test lint clean
 
@@ -31,6 +33,10 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.test: $(VENV)/.demo
 	$(PIP) --editable ".[test]"
+	for version in $(OTHER_WAN); do \
+		$(BIN)/pip --disable-pip-version-check install --quiet --no-deps \
+			--target $(VENV)/hosts/wan22-$$version wan22==$$version || exit; \
+	done
 	touch $@
 
 clean:

@@ -56,11 +56,7 @@ class EnabledPipe:
 
     def _attach(self) -> None:
         with _enabled_lock:
-            if id(self.pipe) in _enabled:
-                raise HalfframeError(
-                    f"this {type(self.pipe).__name__} is enabled already; leave the outer "
-                    "`with halfframe.enabled(...)` block first, or change the options there."
-                )
+            _refuse_enabled(self.pipe)
             _enabled[id(self.pipe)] = self
         try:
             self._host.attach(self.pipe, self._patches, self._start)
@@ -98,6 +94,14 @@ class EnabledPipe:
             self._running.release()
 
 
+def _refuse_enabled(pipe: object) -> None:
+    if id(pipe) in _enabled:
+        raise HalfframeError(
+            f"this {type(pipe).__name__} is enabled already; leave the outer `with halfframe.enabled(...)` block "
+            "first, or change the options there."
+        )
+
+
 @contextmanager
 def enabled(
     pipe: Any,
@@ -115,7 +119,8 @@ def enabled(
     the block is left, however it is left. Source: half-frame generation for Wan2.2.
 
     Args:
-        pipe: a two-expert pipeline, ``wan.text2video.WanT2V`` or ``wan.image2video.WanI2V``.
+        pipe: a two-expert pipeline: ``wan.text2video.WanT2V`` or ``wan.image2video.WanI2V``, or diffusers'
+            ``WanPipeline`` or ``WanImageToVideoPipeline``.
         strategy: an installed strategy's name (see `halfframe.strategies`), a `halfframe.Strategy`, or a function
             ``(latents, num_frames) -> latents`` with time at dim -3.
         noise: ``"full"`` draws the whole clip's noise as the host does and keeps the kept frames' part, so that a seed
@@ -141,6 +146,7 @@ def enabled(
         raise OptionError(f"noise={noise!r} is unknown; needed: one of {', '.join(map(repr, NOISE_MODES))}.")
     if tflops is not None and not tflops > 0:
         raise OptionError(f"tflops={tflops!r} is no rate; give the device's sustained TFLOP/s, or leave it out.")
+    _refuse_enabled(pipe)
     manager = hook_manager([BuiltinHosts(), *plugins])
     host = find_host(pipe, manager)
     settings = Settings(noise=noise, measure=measure, tflops=tflops, options=dict(options))

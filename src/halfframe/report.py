@@ -125,12 +125,10 @@ class Report:
         if not self.halved:
             return f"halfframe: nothing was halved ({self.note}); {self.steps} steps at full length"
         speedup = f", predicted {self.predicted_speedup:.2f}x" if self.predicted_speedup else ""
-        saved = (
-            f"{self.frame_steps_full} -> {self.frame_steps} frame-steps ({self.frame_steps_saved:.1%} saved){speedup}"
-        )
+        saved = f"{self.frame_steps_full} -> {self.frame_steps} frame-steps ({self.frame_steps_saved:.1%} saved)"
         return (
             f"halfframe: {self.strategy} on {self.host}: {self.high.steps} high-noise steps on "
-            f"{_join(self.high.latent_frames)} of {self.latent_frames} latent frames, {self.low.steps} low-noise steps; "
+            f"{_join(self.high.latent_frames)} of {self.latent_frames} latent frames, {self.low.steps} low-noise; "
             f"{saved}{speedup}; {self.total_seconds:.1f} s"
         )
 

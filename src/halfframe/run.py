@@ -148,6 +148,13 @@ class SamplingRun:
         """Whether the run's noise was drawn."""
         return self._shape is not None
 
+    @property
+    def kept(self) -> tuple[int, ...] | None:
+        """Positions of the frames that the coming step computes; None for all, and until the first expert call."""
+        if self._schedule is None or self._index >= len(self._schedule.kept):
+            return None
+        return self._schedule.kept[self._index]
+
     def allocate(self, shape: tuple[int, ...], source: NoiseSource) -> Tensor:
         """The latents to start from, of `shape` ``(..., F, H, W)``: a hook's, else the strategy's."""
         self._shape = shape
@@ -173,7 +180,7 @@ class SamplingRun:
             if self._index == 0 and not schedule.halves and self._replay is not None:
                 # Nothing will be left out, so the clip must be the one that a plain run gives.
                 self._replacement = self._replay()
-            elif expert == "low" and self._index > 0 and not self._switched:
+            elif expert == "low" and step.expert_index == 0 and self._index > 0:
                 self._replacement = self._switch(self._exactly(latents), step)
         if self._replacement is not None:
             latents = self._replacement.to(latents.dtype).reshape(latents.shape)
@@ -227,7 +234,7 @@ class SamplingRun:
         self._forward = 0
         if self._index == len(schedule.steps) and schedule.halves and not self._switched:
             return _with_sample(result, lambda latents: self._switch(latents, None))
-        self._carried = None if self._switched else _sample(result)
+        self._carried = _sample(result) if self._meets_switch(schedule) else None
         return result
 
     def finish(self) -> Report:
@@ -315,6 +322,9 @@ class SamplingRun:
         elif expanded is not latents:
             self._history_rule = lambda sample: self._carry_history(latents.to(sample.dtype).reshape(sample.shape))
         return boundary.latents
+
+    def _meets_switch(self, schedule: Schedule) -> bool:
+        return schedule.steps[min(self._index, len(schedule.steps) - 1)].expert == "low" and not self._switched
 
     def _exactly(self, latents: Tensor) -> Tensor:
         """The clip that `latents` was cast from for the expert, in the solver's precision, if it is still the same."""

@@ -1,4 +1,4 @@
-"""Tiny pipelines of the real host classes, random weights, on CPU: for demos, and for testing strategies and hooks.
+"""Pipelines of the real host classes with random weights: for testing strategies and hooks, demos and benchmarks.
 
 The sampling loop, the DiT, the solvers and the VAE are the installed `wan` package's own, unmodified. Stood in for are
 the text encoder (a fixed 5.7B model upstream) and flash-attention, which upstream allows on CUDA only.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 import types
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -20,10 +22,22 @@ from torch.nn import functional
 
 from halfframe.errors import HalfframeError
 
-__all__ = ["StandInTextEncoder", "import_wan", "sdpa_attention", "tiny_wan_i2v", "tiny_wan_t2v", "use_sdpa"]
-
-TEXT_DIM = 16
-TEXT_LEN = 8
+__all__ = [
+    "A14B",
+    "TINY",
+    "StandInTextEncoder",
+    "StandInTokenEncoder",
+    "StandInTokenizer",
+    "WanSizes",
+    "diffusers_from_wan_state",
+    "import_wan",
+    "sdpa_attention",
+    "tiny_diffusers_i2v",
+    "tiny_diffusers_t2v",
+    "tiny_wan_i2v",
+    "tiny_wan_t2v",
+    "use_sdpa",
+]
 
 
 def sdpa_attention(
@@ -105,64 +119,95 @@ def _to_tensor(image: Any) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
 
 
-class StandInTextEncoder:
-    """Upstream's text encoder as the loop sees it; a prompt becomes fixed pseudo-random embeddings ``(8, 16)``."""
+@dataclass(frozen=True, slots=True)
+class WanSizes:
+    """Sizes of an official pipeline: its two experts and its VAE.
 
-    def __init__(self) -> None:
+    Attributes:
+        dim: width of the experts; ``dim // num_heads`` must be even.
+        ffn_dim: their feed-forward width.
+        num_heads: their attention heads.
+        num_layers: their blocks.
+        text_dim: width of the text embeddings.
+        text_len: text tokens.
+        freq_dim: width of the timestep's sinusoids.
+        vae_dim: base width of the VAE.
+        vae_dim_mult: its width per level, in units of the base.
+        vae_res_blocks: its residual blocks per level.
+    """
+
+    dim: int = 48
+    ffn_dim: int = 96
+    num_heads: int = 2
+    num_layers: int = 2
+    text_dim: int = 16
+    text_len: int = 8
+    freq_dim: int = 32
+    vae_dim: int = 4
+    vae_dim_mult: tuple[int, ...] = (1, 1, 1, 1)
+    vae_res_blocks: int = 1
+
+
+TINY = WanSizes()
+"""Runs on a CPU in well under a second per clip."""
+
+A14B = WanSizes(5120, 13824, 40, 40, 4096, 512, 256, 96, (1, 2, 4, 4), 2)
+"""The true sizes of Wan2.2 A14B: 57 GB of weights in bfloat16."""
+
+
+class StandInTextEncoder:
+    """Upstream's text encoder as the loop sees it: a prompt becomes fixed pseudo-random embeddings.
+
+    Args:
+        text_len: tokens per prompt.
+        text_dim: width of an embedding.
+    """
+
+    def __init__(self, text_len: int = TINY.text_len, text_dim: int = TINY.text_dim) -> None:
         self.model = torch.nn.Identity()
+        self._shape = (text_len, text_dim)
 
     def __call__(self, texts: list[str], device: torch.device) -> list[Tensor]:
         return [self._embed(text).to(device) for text in texts]
 
     def _embed(self, text: str) -> Tensor:
-        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-        return torch.randn(TEXT_LEN, TEXT_DIM, generator=torch.Generator().manual_seed(seed >> 1))
+        return torch.randn(self._shape, generator=torch.Generator().manual_seed(_seed_of(text)))
 
 
-def tiny_wan_t2v(seed: int = 0, *, dim: int = 48, num_layers: int = 2, vae_dim: int = 4, **attributes: Any) -> Any:
-    """A real ``wan.text2video.WanT2V`` with two tiny experts of random weights, on CPU.
+def _seed_of(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
-    Give ``offload_model=False`` to its ``generate``: upstream's offload synchronises CUDA.
+
+def tiny_wan_t2v(seed: int = 0, sizes: WanSizes = TINY, **attributes: Any) -> Any:
+    """A real ``wan.text2video.WanT2V`` with two experts of random weights, on CPU unless told otherwise.
+
+    On a machine without CUDA give ``offload_model=False`` to its ``generate``: upstream's offload synchronises CUDA.
 
     Args:
         seed: of the weights.
-        dim: width of the experts, a multiple of 24.
-        num_layers: blocks of the experts.
-        vae_dim: width of the VAE.
-        **attributes: set on the pipeline, beside or instead of the usual ones (``boundary=0.9``).
+        sizes: of experts and VAE.
+        **attributes: set on the pipeline, beside or instead of the usual ones (``boundary=0.9``); ``device`` and
+            ``param_dtype`` are where and in what dtype the experts are built.
     """
-    module = import_wan("text2video")
-    return _pipeline(module.WanT2V, seed, dim, num_layers, vae_dim, "t2v", 0.875, attributes)
+    return _pipeline(import_wan("text2video").WanT2V, "t2v", seed, sizes, {"boundary": 0.875, **attributes})
 
 
-def tiny_wan_i2v(seed: int = 0, *, dim: int = 48, num_layers: int = 2, vae_dim: int = 4, **attributes: Any) -> Any:
-    """A real ``wan.image2video.WanI2V`` with two tiny experts of random weights, on CPU.
-
-    Arguments as `tiny_wan_t2v`.
-    """
-    module = import_wan("image2video")
-    return _pipeline(module.WanI2V, seed, dim, num_layers, vae_dim, "i2v", 0.9, attributes)
+def tiny_wan_i2v(seed: int = 0, sizes: WanSizes = TINY, **attributes: Any) -> Any:
+    """A real ``wan.image2video.WanI2V`` with two experts of random weights; arguments as `tiny_wan_t2v`."""
+    return _pipeline(import_wan("image2video").WanI2V, "i2v", seed, sizes, {"boundary": 0.9, **attributes})
 
 
-def _pipeline(
-    cls: Any, seed: int, dim: int, num_layers: int, vae_dim: int, kind: str, boundary: float, attributes: dict[str, Any]
-) -> Any:
+def _pipeline(cls: Any, kind: str, seed: int, sizes: WanSizes, attributes: dict[str, Any]) -> Any:
     use_sdpa()
     pipe = object.__new__(cls)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        pipe.high_noise_model = _expert(kind, dim, num_layers)
-        pipe.low_noise_model = _expert(kind, dim, num_layers)
-        pipe.vae = _vae(vae_dim)
     defaults = {
         "device": torch.device("cpu"),
         "rank": 0,
         "t5_cpu": True,
         "init_on_cpu": False,
         "num_train_timesteps": 1000,
-        "boundary": boundary,
         "param_dtype": torch.float32,
-        "text_encoder": StandInTextEncoder(),
+        "text_encoder": StandInTextEncoder(sizes.text_len, sizes.text_dim),
         "vae_stride": (4, 8, 8),
         "patch_size": (1, 2, 2),
         "sp_size": 1,
@@ -171,34 +216,192 @@ def _pipeline(
     }
     for name, value in {**defaults, **attributes}.items():
         setattr(pipe, name, value)
+    cuda = [pipe.device] if pipe.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), pipe.device:
+        torch.manual_seed(seed)
+        pipe.high_noise_model = _expert(kind, sizes, pipe.param_dtype)
+        pipe.low_noise_model = _expert(kind, sizes, pipe.param_dtype)
+        pipe.vae = _vae(sizes, pipe.device)
     return pipe
 
 
-def _expert(kind: str, dim: int, num_layers: int) -> Any:
-    model = importlib.import_module("wan.modules.model").WanModel(
-        model_type=kind,
-        text_len=TEXT_LEN,
-        in_dim=16 if kind == "t2v" else 36,
-        dim=dim,
-        ffn_dim=2 * dim,
-        freq_dim=32,
-        text_dim=TEXT_DIM,
-        out_dim=16,
-        num_heads=dim // 24,
-        num_layers=num_layers,
-    )
+def _expert(kind: str, sizes: WanSizes, dtype: torch.dtype) -> Any:
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # built in place: A14B in float32 first would take twice the memory
+    try:
+        model = importlib.import_module("wan.modules.model").WanModel(
+            model_type=kind,
+            text_len=sizes.text_len,
+            in_dim=16 if kind == "t2v" else 36,
+            dim=sizes.dim,
+            ffn_dim=sizes.ffn_dim,
+            freq_dim=sizes.freq_dim,
+            text_dim=sizes.text_dim,
+            out_dim=16,
+            num_heads=sizes.num_heads,
+            num_layers=sizes.num_layers,
+        )
+    finally:
+        torch.set_default_dtype(usual)
     torch.nn.init.normal_(model.head.head.weight, std=0.2)  # upstream starts from zero, which would hide everything
     return model.eval().requires_grad_(False)
 
 
-def _vae(dim: int) -> Any:
+def _vae(sizes: WanSizes, device: torch.device) -> Any:
     module = importlib.import_module("wan.modules.vae2_1")
     vae = object.__new__(module.Wan2_1_VAE)
-    vae.dtype, vae.device = torch.float32, torch.device("cpu")
+    vae.dtype, vae.device = torch.float32, device
     vae.mean, vae.std = torch.zeros(16), torch.ones(16)
     vae.scale = [vae.mean, 1.0 / vae.std]
     model = module.WanVAE_(
-        dim=dim, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+        dim=sizes.vae_dim,
+        z_dim=16,
+        dim_mult=list(sizes.vae_dim_mult),
+        num_res_blocks=sizes.vae_res_blocks,
+        temperal_downsample=[False, True, True],
     )
     vae.model = model.eval().requires_grad_(False)
     return vae
+
+
+class StandInTokenizer:
+    """A tokenizer as diffusers' pipelines see it: every token of a prompt is one number, made from the whole prompt.
+
+    Args:
+        text_len: tokens of a prompt; the rest up to ``max_length`` is padding.
+    """
+
+    def __init__(self, text_len: int = TINY.text_len) -> None:
+        self._text_len = text_len
+
+    def __call__(self, texts: list[str], *, max_length: int, **_: Any) -> types.SimpleNamespace:
+        """``input_ids`` and ``attention_mask``, both ``(len(texts), max_length)``."""
+        seeds = torch.tensor([_seed_of(text) for text in texts])
+        mask = (torch.arange(max_length) < self._text_len).long().expand(len(texts), -1)
+        return types.SimpleNamespace(input_ids=seeds[:, None] * mask, attention_mask=mask)
+
+
+class StandInTokenEncoder(torch.nn.Module):
+    """A text encoder as diffusers' pipelines see it; embeds a prompt as `StandInTextEncoder` does.
+
+    Args:
+        text_len: tokens of a prompt.
+        text_dim: width of an embedding.
+    """
+
+    def __init__(self, text_len: int = TINY.text_len, text_dim: int = TINY.text_dim) -> None:
+        super().__init__()
+        self._shape = (text_len, text_dim)
+        self.weight = torch.nn.Parameter(torch.zeros(1), requires_grad=False)  # shows device and dtype, as a model's
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it returns."""
+        return self.weight.dtype
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> types.SimpleNamespace:
+        """``last_hidden_state`` ``(B, L, text_dim)`` of tokens ``(B, L)`` that come from a `StandInTokenizer`."""
+        embeddings = torch.zeros(*input_ids.shape, self._shape[1])
+        length = min(self._shape[0], input_ids.shape[1])
+        for row, seed in zip(embeddings, input_ids[:, 0].tolist(), strict=True):
+            row[:length] = torch.randn(self._shape, generator=torch.Generator().manual_seed(seed))[:length]
+        return types.SimpleNamespace(last_hidden_state=embeddings.to(self.device, self.dtype))
+
+
+def tiny_diffusers_t2v(seed: int = 0, sizes: WanSizes = TINY, **parts: Any) -> Any:
+    """A real diffusers ``WanPipeline`` with two experts of random weights, on CPU.
+
+    Transformers, VAE and scheduler (UniPC, shift 12) are diffusers' own; tokenizer and text encoder are stand-ins
+    that need no download. Give ``max_sequence_length=sizes.text_len`` to its call for prompts without padding.
+
+    Args:
+        seed: of the weights.
+        sizes: of experts and VAE.
+        **parts: arguments of the pipeline's class, beside or instead of the usual ones (``boundary_ratio=0.9``).
+    """
+    pipeline = importlib.import_module("diffusers").WanPipeline
+    return _diffusers_pipeline(pipeline, 16, seed, sizes, {"boundary_ratio": 0.875, **parts})
+
+
+def tiny_diffusers_i2v(seed: int = 0, sizes: WanSizes = TINY, **parts: Any) -> Any:
+    """A real diffusers ``WanImageToVideoPipeline`` with two experts of random weights; as `tiny_diffusers_t2v`."""
+    pipeline = importlib.import_module("diffusers").WanImageToVideoPipeline
+    return _diffusers_pipeline(pipeline, 36, seed, sizes, {"boundary_ratio": 0.9, **parts})
+
+
+def _diffusers_pipeline(cls: Any, in_channels: int, seed: int, sizes: WanSizes, parts: dict[str, Any]) -> Any:
+    diffusers = importlib.import_module("diffusers")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        defaults = {
+            "transformer": _diffusers_expert(in_channels, sizes),
+            "transformer_2": _diffusers_expert(in_channels, sizes),
+            "vae": diffusers.AutoencoderKLWan(
+                base_dim=sizes.vae_dim,
+                z_dim=16,
+                dim_mult=list(sizes.vae_dim_mult),
+                num_res_blocks=sizes.vae_res_blocks,
+                temperal_downsample=[False, True, True],
+            ).eval(),
+        }
+    defaults |= {
+        "tokenizer": StandInTokenizer(sizes.text_len),
+        "text_encoder": StandInTokenEncoder(sizes.text_len, sizes.text_dim),
+        "scheduler": diffusers.UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=12.0
+        ),
+    }
+    pipe = cls(**{**defaults, **parts})
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _diffusers_expert(in_channels: int, sizes: WanSizes) -> Any:
+    model = importlib.import_module("diffusers").WanTransformer3DModel(
+        num_attention_heads=sizes.num_heads,
+        attention_head_dim=sizes.dim // sizes.num_heads,
+        in_channels=in_channels,
+        out_channels=16,
+        text_dim=sizes.text_dim,
+        freq_dim=sizes.freq_dim,
+        ffn_dim=sizes.ffn_dim,
+        num_layers=sizes.num_layers,
+    )
+    torch.nn.init.normal_(model.proj_out.weight, std=0.2)  # as in the official experts above
+    return model.eval().requires_grad_(False)
+
+
+_DIFFUSERS_NAMES = {
+    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+    "time_projection.1": "condition_embedder.time_proj",
+    "head.head": "proj_out",
+    "head.modulation": "scale_shift_table",
+    "modulation": "scale_shift_table",
+    "self_attn": "attn1",
+    "cross_attn": "attn2",
+    "q": "to_q",
+    "k": "to_k",
+    "v": "to_v",
+    "o": "to_out.0",
+    "norm3": "norm2",
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+}
+
+
+def diffusers_from_wan_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of an official ``WanModel`` under the names of diffusers' ``WanTransformer3DModel``; same tensors.
+
+    Args:
+        state: what ``state_dict()`` of a text-to-video or image-to-video expert of A14B returns.
+    """
+    pattern = re.compile(r"(?<![^.])(" + "|".join(map(re.escape, _DIFFUSERS_NAMES)) + r")(?![^.])")
+    return {pattern.sub(lambda match: _DIFFUSERS_NAMES[match[1]], name): value for name, value in state.items()}

@@ -62,8 +62,8 @@ class WanOfficial:
 
         @functools.wraps(original)
         def generate(*args: Any, **kwargs: Any) -> Any:
-            if vars(pipe).get("generate") is not generate:
-                return original(*args, **kwargs)  # a stale reference to a patch that is undone
+            if not patches.active:  # reached through a patch that somebody else put over ours
+                return original(*args, **kwargs)
             with start(self._facts(pipe)) as run, Patches() as local:
                 _route_experts(pipe, run, local)
                 return _overlay(loop, run, local)(pipe, *args, **kwargs)
@@ -169,7 +169,7 @@ def _route_experts(pipe: Any, run: SamplingRun, local: Patches) -> None:
     @functools.wraps(original)
     def prepare(*args: Any, **kwargs: Any) -> Any:
         model = original(*args, **kwargs)
-        if threading.get_ident() != thread:
+        if not local.active or threading.get_ident() != thread:
             return model
         name = next((name for name in _EXPERTS if model is getattr(pipe, name)), None)
         if name is None:

@@ -1,0 +1,99 @@
+"""The source's scheme as a plain loop: half-length latents are carried, and everything grows at the switch.
+
+Written from the source's text and against the host's parts (its experts, solvers, VAE), with nothing of halfframe, so
+that it can contradict it. The library itself carries full-length latents: the two ways must give the same video.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NEGATIVE = "blurry"
+
+
+def duplicate(latents: Tensor, num_frames: int) -> Tensor:
+    """F1, F1, F2, F2, ... cut to `num_frames`, time at dim -3."""
+    frames = []
+    for frame in latents.unbind(-3):
+        frames += [frame, frame]
+    return torch.stack(frames[:num_frames], dim=-3)
+
+
+def half_frame_latents(
+    pipe: Any,
+    module: Any,
+    prompt: str,
+    *,
+    size: tuple[int, int],
+    frame_num: int,
+    sampling_steps: int,
+    shift: float,
+    seed: int,
+    sample_solver: str = "unipc",
+    guide_scale: tuple[float, float] = (5.0, 5.0),
+    short_noise: bool = False,
+    expand: Callable[[Tensor, int], Tensor] = duplicate,
+    restart: bool = False,
+    half: bool = True,
+    condition: Tensor | None = None,
+) -> Tensor:
+    """Final latents ``(16, F, h, w)`` of a run whose high-noise expert gets every other latent frame."""
+    total = (frame_num - 1) // 4 + 1
+    h, w = size[1] // 8, size[0] // 8
+    generator = torch.Generator().manual_seed(seed)
+    kept = math.ceil(total / 2) if half else total
+    if short_noise:
+        latents = torch.randn(16, kept, h, w, generator=generator)
+    else:
+        latents = torch.randn(16, total, h, w, generator=generator)
+        if half:
+            latents = latents[:, ::2]
+    cond, uncond = pipe.text_encoder([prompt], pipe.device), pipe.text_encoder([NEGATIVE], pipe.device)
+
+    if sample_solver == "unipc":
+        solver = module.FlowUniPCMultistepScheduler(num_train_timesteps=1000, shift=1, use_dynamic_shifting=False)
+        solver.set_timesteps(sampling_steps, device="cpu", shift=shift)
+        timesteps = solver.timesteps
+    else:
+        solver = module.FlowDPMSolverMultistepScheduler(num_train_timesteps=1000, shift=1, use_dynamic_shifting=False)
+        sigmas = module.get_sampling_sigmas(sampling_steps, shift)
+        timesteps, _ = module.retrieve_timesteps(solver, device="cpu", sigmas=sigmas)
+
+    for t in timesteps:
+        high = t.item() >= pipe.boundary * 1000
+        if not high and latents.shape[1] < total:
+            latents = expand(latents, total)
+            if restart:
+                forget(solver)
+            else:
+                grow(solver, lambda tensor: expand(tensor, total))
+        model = pipe.high_noise_model if high else pipe.low_noise_model
+        tokens = latents.shape[1] * (h // 2) * (w // 2)
+        arguments: dict[str, Any] = {"t": torch.stack([t]), "seq_len": math.ceil(tokens / pipe.sp_size) * pipe.sp_size}
+        if condition is not None:
+            arguments["y"] = [condition[:, ::2] if latents.shape[1] < total else condition]
+        positive = model([latents], context=cond, **arguments)[0]
+        negative = model([latents], context=uncond, **arguments)[0]
+        velocity = negative + guide_scale[1 if high else 0] * (positive - negative)
+        latents = solver.step(velocity[None], t, latents[None], return_dict=False, generator=generator)[0][0]
+    return latents if latents.shape[1] == total else expand(latents, total)
+
+
+def grow(solver: Any, function: Callable[[Tensor], Tensor]) -> None:
+    """Pass what a multistep solver remembers through `function`: UniPC's and DPM-Solver++'s attributes by name."""
+    solver.model_outputs = [None if m is None else function(m) for m in solver.model_outputs]
+    if getattr(solver, "last_sample", None) is not None:
+        solver.last_sample = function(solver.last_sample)
+
+
+def forget(solver: Any) -> None:
+    """Start a multistep solver afresh: first order next, and no corrector."""
+    solver.model_outputs = [None] * len(solver.model_outputs)
+    solver.lower_order_nums = 0
+    if hasattr(solver, "last_sample"):
+        solver.last_sample = None

@@ -1,0 +1,108 @@
+"""What cannot be halved is refused before anything is touched, with the reason and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import halfframe
+from halfframe.testing import import_wan
+
+
+class Dense:
+    """Shaped like the official TI2V-5B pipeline: one model, no boundary."""
+
+    num_train_timesteps = 1000
+    model = vae = object()
+
+    def generate(self, prompt: str) -> None:
+        """Sample."""
+
+
+def refuse(pipe: Any, match: str, error: type[Exception] = halfframe.UnsupportedPipelineError, **options: Any) -> None:
+    before = dict(vars(pipe)) if hasattr(pipe, "__dict__") else None
+    with pytest.raises(error, match=match), halfframe.enabled(pipe, **options):
+        raise AssertionError("entered")
+    if before is not None:
+        assert vars(pipe) == before
+
+
+def test_dense_model_has_no_expert_switch() -> None:
+    refuse(
+        Dense(),
+        "Dense cannot be halved: it has no high_noise_model and no low_noise_model and no boundary, so there "
+        "is no expert switch.*Use T2V-A14B or I2V-A14B",
+    )
+
+
+def test_one_module_as_both_experts(t2v: Any) -> None:
+    t2v.low_noise_model = t2v.high_noise_model
+    refuse(t2v, "one module serves as both experts, so there is no expert switch")
+
+
+@pytest.mark.parametrize("pipe", [None, 3, "pipe", object(), [1]])
+def test_no_pipeline_at_all(pipe: Any) -> None:
+    refuse(pipe, f"{type(pipe).__name__} is no pipeline that halfframe knows; needed: a wan.text2video.WanT2V")
+
+
+def test_model_instead_of_pipeline(t2v: Any) -> None:
+    with (
+        pytest.raises(halfframe.UnsupportedPipelineError, match=r"WanModel is no pipeline .* not a model or a wrapper"),
+        halfframe.enabled(t2v.high_noise_model),
+    ):
+        pass
+
+
+def test_temporal_patches(t2v: Any) -> None:
+    t2v.patch_size = (2, 2, 2)
+    refuse(t2v, r"its patch_size \(2, 2, 2\) spans several latent frames")
+
+
+def test_subclass_whose_generate_is_another_loop(t2v: Any) -> None:
+    class Wrapped(type(t2v)):  # type: ignore[misc]
+        def generate(self, *args: Any, **kwargs: Any) -> Any:
+            return super().generate(*args, **kwargs)
+
+    t2v.__class__ = Wrapped
+    refuse(t2v, "generate of .* is not the sampling loop that halfframe knows: it does not use randn")
+
+
+def test_subclass_that_inherits_generate_is_served(t2v: Any) -> None:
+    class Sub(type(t2v)):  # type: ignore[misc]
+        pass
+
+    t2v.__class__ = Sub
+    with halfframe.enabled(t2v) as run:
+        t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=4, shift=12.0, offload_model=False)
+    assert run.report is not None
+    assert run.report.halved
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"noise": "long"}, "noise='long' is unknown; needed: one of 'full', 'short'"),
+        ({"tflops": 0}, "tflops=0 is no rate"),
+        ({"tflops": -1.0}, "tflops=-1.0 is no rate"),
+        ({"colour": "red"}, "strategy 'self-duplicate' does not fit colour='red'.*Its options: none"),
+    ],
+)
+def test_unusable_options(t2v: Any, options: dict[str, Any], match: str) -> None:
+    refuse(t2v, match, halfframe.OptionError, **options)
+
+
+def test_unknown_strategy(t2v: Any) -> None:
+    refuse(t2v, "no strategy is called 'nope'.*self-duplicate", halfframe.StrategyError, strategy="nope")
+
+
+def test_expert_that_is_neither_of_the_two(t2v: Any) -> None:
+    stranger = import_wan("modules.model").WanModel(dim=48, num_heads=2, num_layers=1, ffn_dim=48, freq_dim=16)
+    t2v._prepare_model_for_timestep = lambda *_: stranger
+    with (
+        halfframe.enabled(t2v),
+        pytest.raises(
+            halfframe.HalfframeError, match="returned a WanModel that is neither of the pipeline's two experts"
+        ),
+    ):
+        t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=2, offload_model=False)

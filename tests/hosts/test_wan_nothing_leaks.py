@@ -1,0 +1,358 @@
+"""Whatever happens inside a block, the pipeline is afterwards what it was, and other pipelines never notice."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import halfframe
+from halfframe.testing import tiny_wan_t2v
+
+from .test_wan_t2v import PROMPT, generate, spy
+
+
+def state(pipe: Any) -> dict[str, Any]:
+    """Everything that may differ after a run: the pipe's attributes, its experts' attributes, hooks and weights."""
+    found: dict[str, Any] = {f"pipe.{name}": id(value) for name, value in vars(pipe).items()}
+    found["class"] = type(pipe)
+    for name in ("high_noise_model", "low_noise_model"):
+        model = getattr(pipe, name)
+        for path, module in model.named_modules():
+            for key, value in vars(module).items():
+                found[f"{name}.{path}.{key}"] = repr(value) if isinstance(value, dict) else id(value)
+        found[f"{name} weights"] = [parameter._version for parameter in model.parameters()]
+    for key, value in vars(type(pipe)).items():
+        found[f"class.{key}"] = id(value)
+    for key, value in type(pipe).generate.__globals__.items():
+        found[f"module.{key}"] = id(value)
+    return found
+
+
+class FailAt:
+    """Raise at the n-th expert call of a run, from inside the model's forward."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def __call__(self, *_: Any) -> None:
+        if self.left == 0:
+            self.left = -1
+            raise RuntimeError("injected")
+        self.left -= 1
+
+
+@pytest.mark.parametrize("n", range(16))
+def test_exception_at_any_expert_call(t2v: Any, n: int) -> None:
+    plain, before = generate(t2v), state(t2v)
+    failure = FailAt(n)
+    handles = [
+        model.register_forward_pre_hook(failure, prepend=True) for model in (t2v.high_noise_model, t2v.low_noise_model)
+    ]
+    with halfframe.enabled(t2v) as run:
+        with pytest.raises(RuntimeError, match="injected"):
+            generate(t2v)
+        assert run.reports == []
+        after_failure = generate(t2v)  # the block is still good for another run
+        assert len(run.reports) == 1
+    for handle in handles:
+        handle.remove()
+    assert state(t2v) == before
+    assert torch.equal(generate(t2v), plain)
+    with halfframe.enabled(t2v):
+        assert torch.equal(generate(t2v), after_failure)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "vae.decode", "report hook", "boundary hook", "call hook", "block"])
+def test_exception_anywhere_else(t2v: Any, part: str) -> None:
+    before, plain = state(t2v), generate(t2v)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("injected")
+
+    class Plugin:
+        @halfframe.hookimpl
+        def halfframe_report(self, report: Any) -> None:
+            if part == "report hook":
+                fail()
+
+        @halfframe.hookimpl
+        def halfframe_boundary(self, boundary: Any) -> None:
+            if part == "boundary hook":
+                fail()
+
+        @halfframe.hookimpl
+        def halfframe_expert_call(self, call: Any) -> None:
+            if part == "call hook":
+                fail()
+
+    encoder, decode = t2v.text_encoder, t2v.vae.decode
+
+    def block() -> None:
+        with halfframe.enabled(t2v, plugins=[Plugin()]):
+            if part == "text_encoder":
+                t2v.text_encoder = fail
+            if part == "vae.decode":
+                t2v.vae.decode = fail
+            generate(t2v)
+            fail()
+
+    with pytest.raises(RuntimeError, match="injected"):
+        block()
+    t2v.text_encoder, t2v.vae.decode = encoder, decode
+    del t2v.vae.decode
+    assert state(t2v) == before
+    assert torch.equal(generate(t2v), plain)
+
+
+def test_keyboard_interrupt_in_a_run(t2v: Any) -> None:
+    before = state(t2v)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = t2v.high_noise_model.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt), halfframe.enabled(t2v):
+        generate(t2v)
+    handle.remove()
+    assert state(t2v) == before
+
+
+def test_another_pipe_in_another_thread_runs_at_full_length() -> None:
+    mine, other = tiny_wan_t2v(0), tiny_wan_t2v(1)
+    plain = generate(other)
+    seen: list[Any] = []
+    spy(other.high_noise_model, seen)
+    meet = threading.Barrier(2, timeout=60)
+    results: list[Tensor] = []
+
+    # Both runs are halted in their first expert call until the other one is there too.
+    for model in (mine.high_noise_model, other.high_noise_model):
+        waited = [False]
+
+        def wait(*_: Any, waited: list[bool] = waited) -> None:
+            if not waited[0]:
+                waited[0] = True
+                meet.wait()
+
+        model.register_forward_pre_hook(wait)
+    thread = threading.Thread(target=lambda: results.append(generate(other)))
+    with halfframe.enabled(mine) as run:
+        thread.start()
+        generate(mine)
+        thread.join()
+    assert run.report is not None
+    assert run.report.halved
+    assert torch.equal(results[0], plain)
+    assert {shape[1] for shape, _ in seen} == {5}
+
+
+def test_second_concurrent_generate_is_refused(t2v: Any) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    videos: list[Tensor] = []
+
+    def pause(*_: Any) -> None:
+        started.set()
+        assert go_on.wait(60)
+
+    handle = t2v.high_noise_model.register_forward_pre_hook(pause)
+    with halfframe.enabled(t2v) as run:
+        thread = threading.Thread(target=lambda: videos.append(generate(t2v)))
+        thread.start()
+        assert started.wait(60)
+        with pytest.raises(halfframe.HalfframeError, match=r"WanT2V is generating already, in thread \d+; a pipeline"):
+            generate(t2v)
+        go_on.set()
+        thread.join()
+        assert torch.equal(videos[0], generate(t2v))
+    handle.remove()
+    assert len(run.reports) == 2
+
+
+def test_leaving_the_block_waits_for_a_run_in_another_thread(t2v: Any) -> None:
+    before = state(t2v)
+    started, finished = threading.Event(), threading.Event()
+
+    class Slow:
+        @halfframe.hookimpl
+        def halfframe_boundary(self, boundary: Any) -> None:
+            finished.wait(0.3)
+
+        @halfframe.hookimpl
+        def halfframe_report(self, report: Any) -> None:
+            finished.set()
+
+    handle = t2v.high_noise_model.register_forward_pre_hook(lambda *_: started.set())
+    with halfframe.enabled(t2v, plugins=[Slow()]) as run:
+        thread = threading.Thread(target=generate, args=(t2v,))
+        thread.start()
+        assert started.wait(60)
+    assert finished.is_set()
+    thread.join()
+    handle.remove()
+    assert len(run.reports) == 1
+    assert state(t2v) == before
+
+
+def test_generate_from_within_a_hook_is_refused(t2v: Any) -> None:
+    before = state(t2v)
+
+    class Recursive:
+        @halfframe.hookimpl
+        def halfframe_boundary(self, boundary: Any) -> None:
+            generate(t2v)
+
+    with halfframe.enabled(t2v, plugins=[Recursive()]), pytest.raises(halfframe.HalfframeError, match="already"):
+        generate(t2v)
+    assert state(t2v) == before
+
+
+def test_enabled_twice_is_refused_and_the_outer_block_goes_on(t2v: Any) -> None:
+    before = state(t2v)
+    with halfframe.enabled(t2v) as run:
+        inside = state(t2v)
+        with pytest.raises(halfframe.HalfframeError, match="this WanT2V is enabled already"), halfframe.enabled(t2v):
+            pass
+        assert state(t2v) == inside
+        generate(t2v)
+    assert run.report is not None
+    assert state(t2v) == before
+
+
+def test_contexts_that_exit_out_of_order() -> None:
+    first, second = tiny_wan_t2v(0), tiny_wan_t2v(1)
+    states = state(first), state(second)
+    one, two = ExitStack(), ExitStack()
+    one.enter_context(halfframe.enabled(first))
+    two.enter_context(halfframe.enabled(second))
+    one.close()
+    assert state(first) == states[0]
+    two.close()
+    assert state(second) == states[1]
+
+
+def test_patch_that_somebody_put_over_ours_stays_theirs_and_ours_goes_quiet(
+    t2v: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = generate(t2v)
+    with halfframe.enabled(t2v) as run:
+        ours = t2v.generate
+
+        def theirs(*args: Any, **kwargs: Any) -> Any:
+            return ours(*args, **kwargs)
+
+        t2v.generate = theirs
+        generate(t2v)
+        assert run.report is not None
+        assert run.report.halved
+    assert vars(t2v)["generate"] is theirs
+    assert "WanT2V.generate was replaced while halfframe had patched it" in caplog.text
+    assert torch.equal(generate(t2v), plain)
+    assert len(run.reports) == 1
+
+
+def test_a_pipe_that_was_patched_before_is_refused(t2v: Any) -> None:
+    t2v.generate = lambda *args, **kwargs: None
+    before = state(t2v)
+    with pytest.raises(halfframe.UnsupportedPipelineError, match="`generate` was replaced"), halfframe.enabled(t2v):
+        pass
+    assert state(t2v) == before
+
+
+def test_attributes_set_inside_the_block_are_kept(t2v: Any) -> None:
+    with halfframe.enabled(t2v):
+        t2v.note = "mine"
+        generate(t2v)
+    assert t2v.note == "mine"
+    assert "generate" not in vars(t2v)
+    assert "_prepare_model_for_timestep" not in vars(t2v)
+
+
+def test_nothing_happens_before_the_block_is_entered(t2v: Any) -> None:
+    before = state(t2v)
+    halfframe.enabled(t2v)
+    assert state(t2v) == before
+
+
+def test_nothing_keeps_the_pipe_alive() -> None:
+    pipe = tiny_wan_t2v()
+    with halfframe.enabled(pipe) as run:
+        generate(pipe)
+    handle = weakref.ref(pipe)
+    del pipe, run
+    gc.collect()
+    assert handle() is None
+
+
+def bad_shape(latents: Tensor, num_frames: int) -> Tensor:
+    return latents
+
+
+def bad_dtype(latents: Tensor, num_frames: int) -> Tensor:
+    return latents.repeat_interleave(2, dim=-3)[..., :num_frames, :, :].double()
+
+
+def bad_device(latents: Tensor, num_frames: int) -> Tensor:
+    return latents.repeat_interleave(2, dim=-3)[..., :num_frames, :, :].to("meta")
+
+
+def bad_type(latents: Tensor, num_frames: int) -> Any:
+    return latents.repeat_interleave(2, dim=-3)[..., :num_frames, :, :].numpy()
+
+
+def broken(latents: Tensor, num_frames: int) -> Tensor:
+    raise ZeroDivisionError("oops")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (
+            bad_shape,
+            r"expansion by strategy 'bad_shape' has shape \(16, 3, 4, 6\); needed: \(16, 5, 4, 6\), time at dim",
+        ),
+        (bad_dtype, r"expansion by strategy 'bad_dtype' is torch.float64 on cpu; needed: torch.float32 on cpu"),
+        (bad_device, r"expansion by strategy 'bad_device' is torch.float32 on meta; needed: torch.float32 on cpu"),
+        (bad_type, r"expansion by strategy 'bad_type' is ndarray; needed: a tensor"),
+        (broken, r"strategy 'broken' failed in 'switch': ZeroDivisionError: oops"),
+    ],
+)
+def test_strategy_that_returns_nonsense(t2v: Any, strategy: Any, message: str) -> None:
+    before, plain = state(t2v), generate(t2v)
+    with halfframe.enabled(t2v, strategy) as run, pytest.raises(halfframe.StrategyError, match=message):
+        generate(t2v)
+    assert run.reports == []
+    assert state(t2v) == before
+    assert torch.equal(generate(t2v), plain)
+
+
+def test_hook_that_allocates_nonsense(t2v: Any) -> None:
+    class Short:
+        @halfframe.hookimpl
+        def halfframe_allocate(self, allocation: halfframe.Allocation) -> Tensor:
+            return torch.zeros(16, 3, 4, 6)
+
+    with (
+        halfframe.enabled(t2v, plugins=[Short()]),
+        pytest.raises(halfframe.StrategyError, match=r"halfframe_allocate hook returned has shape \(16, 3, 4, 6\)"),
+    ):
+        t2v.generate(PROMPT, size=(48, 32), frame_num=17, sampling_steps=4, offload_model=False)
+
+
+def test_boundary_hook_that_assigns_nonsense(t2v: Any) -> None:
+    class Half:
+        @halfframe.hookimpl
+        def halfframe_boundary(self, boundary: halfframe.Boundary) -> None:
+            boundary.latents = boundary.latents.half()
+
+    with (
+        halfframe.enabled(t2v, plugins=[Half()]),
+        pytest.raises(halfframe.PluginError, match=r"assigned latents \(16, 5, 4, 6\), torch.float16 on cpu; needed"),
+    ):
+        generate(t2v)
