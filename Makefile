@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PIP = $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP = $(BIN)/pip --disable-pip-version-check install --quiet --constraint .ci/constraints.txt
 # Other versions of the hosts that the tests run on, each in a folder of its own.
 OTHER_WAN = 2.2.0 2.2.11
 
@@ -18,7 +18,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
 # torch first and on its own: a plain or ranged requirement would take the newest build with gigabytes of CUDA.
-$(VENV)/.torch: constraints.txt
+$(VENV)/.torch: .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	touch $@
