@@ -10,7 +10,7 @@ import torch
 
 from halfframe.testing import import_wan, tiny_wan_i2v, tiny_wan_t2v
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # models this small spend their time waiting for a second thread
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,8 @@ print(run.report)
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
-from halfframe.context import EnabledPipe, enabled
+from halfframe.context import DEFAULT_STRATEGY, EnabledPipe, enabled
+from halfframe.diagnosis import Diagnosis, doctor
 from halfframe.errors import (
     HalfframeError,
     HalfframeWarning,
@@ -19,6 +20,7 @@ from halfframe.errors import (
 )
 from halfframe.events import Boundary, ExpertCall
 from halfframe.hookspecs import hookimpl, hookspec
+from halfframe.planning import Plan, plan
 from halfframe.plugins import StrategyInfo, strategies
 from halfframe.report import PhaseReport, Report
 from halfframe.strategies.base import Allocation, Expansion, Step, Strategy
@@ -29,8 +31,10 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "DEFAULT_STRATEGY",
     "Allocation",
     "Boundary",
+    "Diagnosis",
     "EnabledPipe",
     "Expansion",
     "ExpertCall",
@@ -38,6 +42,7 @@ __all__ = [
     "HalfframeWarning",
     "OptionError",
     "PhaseReport",
+    "Plan",
     "PluginError",
     "Report",
     "Step",
@@ -46,8 +51,10 @@ __all__ = [
     "StrategyInfo",
     "UnsupportedPipelineError",
     "__version__",
+    "doctor",
     "enabled",
     "hookimpl",
     "hookspec",
+    "plan",
     "strategies",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import pluggy
 
 from halfframe.errors import HalfframeError, OptionError
+from halfframe.guidance import GuidanceMode, GuidanceTruncation
 from halfframe.hosts import BuiltinHosts, HostAdapter, find_host
 from halfframe.patching import Patches
 from halfframe.plugins import hook_manager, resolve_strategy
@@ -105,9 +106,12 @@ def _refuse_enabled(pipe: object) -> None:
 @contextmanager
 def enabled(
     pipe: Any,
-    strategy: str | Strategy | ExpandFunction = DEFAULT_STRATEGY,
+    strategy: str | Strategy | type[Strategy] | ExpandFunction | None = DEFAULT_STRATEGY,
     *,
     noise: Noise = "full",
+    cfg_truncate_steps: int = 0,
+    cfg_truncate_high_noise_steps: int = 0,
+    cfg_mode: GuidanceMode = "conditional",
     measure: bool = False,
     tflops: float | None = None,
     plugins: Iterable[object] = (),
@@ -122,10 +126,15 @@ def enabled(
         pipe: a two-expert pipeline: ``wan.text2video.WanT2V`` or ``wan.image2video.WanI2V``, or diffusers'
             ``WanPipeline`` or ``WanImageToVideoPipeline``.
         strategy: an installed strategy's name (see `halfframe.strategies`), a `halfframe.Strategy`, or a function
-            ``(latents, num_frames) -> latents`` with time at dim -3.
+            ``(latents, num_frames) -> latents`` with time at dim -3; None computes all frames, for truncated guidance
+            alone.
         noise: ``"full"`` draws the whole clip's noise as the host does and keeps the kept frames' part, so that a seed
             gives the composition that it gives without halfframe; ``"short"`` draws the kept frames only, as the
             source.
+        cfg_truncate_steps: the last so many steps of the schedule go without the unconditional forward.
+        cfg_truncate_high_noise_steps: so do the last so many steps of the high-noise expert.
+        cfg_mode: what the prediction is there: ``"conditional"`` is the conditional one, ``"reuse-delta"`` adds to it
+            ``guidance scale - 1`` times the last guidance difference of the same expert, if there is one.
         measure: time every forward of the experts, synchronising the device; `Report` then has seconds per expert.
         tflops: sustained rate of the device in 1e12 operations per second, to have the report predict seconds.
         plugins: objects with `halfframe.hookimpl` functions, for this block, beside the installed ones.
@@ -149,8 +158,10 @@ def enabled(
     _refuse_enabled(pipe)
     manager = hook_manager([BuiltinHosts(), *plugins])
     host = find_host(pipe, manager)
-    settings = Settings(noise=noise, measure=measure, tflops=tflops, options=dict(options))
-    handle = EnabledPipe(pipe, host, resolve_strategy(strategy, options), manager, settings)
+    guidance = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode)
+    settings = Settings(noise=noise, guidance=guidance, measure=measure, tflops=tflops, options=dict(options))
+    resolved = resolve_strategy(Strategy() if strategy is None else strategy, options)
+    handle = EnabledPipe(pipe, host, resolved, manager, settings)
     handle._attach()
     _logger.debug("enabled %s on %s", handle.strategy.name, type(pipe).__name__)
     try:

@@ -7,6 +7,7 @@ device, lets gradients flow, and returns a contiguous tensor.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -71,7 +72,12 @@ def check_indices(indices: Sequence[int], num_frames: int) -> tuple[int, ...]:
     Raises:
         HalfframeError: if they are empty, repeated, out of order or out of range.
     """
-    result = tuple(int(index) for index in indices)
+    try:
+        result = tuple(operator.index(index) for index in indices)
+    except TypeError as error:
+        raise HalfframeError(
+            f"{indices!r} does not select frames of a clip of {num_frames} latent frames; needed: some integers."
+        ) from error
     increasing = all(a < b for a, b in pairwise(result))
     if not result or not increasing or result[0] < 0 or result[-1] >= num_frames:
         raise HalfframeError(
@@ -82,16 +88,31 @@ def check_indices(indices: Sequence[int], num_frames: int) -> tuple[int, ...]:
 
 
 def take(latents: Tensor, indices: Sequence[int]) -> Tensor:
-    """The frames at `indices`: ``(..., F, H, W)`` -> ``(..., len(indices), H, W)``."""
+    """The frames at `indices`, in that order, repeats allowed: ``(..., F, H, W)`` -> ``(..., len(indices), H, W)``.
+
+    Raises:
+        HalfframeError: if one of `indices` is no frame of `latents`.
+    """
     _require_time_axis(latents)
-    index = torch.tensor(tuple(indices), dtype=torch.long, device=latents.device)
-    return latents.index_select(TIME_DIM, index).contiguous()
+    for index in sorted(set(indices)):
+        check_indices([index], latents.shape[TIME_DIM])
+    return latents.index_select(TIME_DIM, torch.tensor(tuple(indices), dtype=torch.long, device=latents.device))
 
 
 def put(latents: Tensor, indices: Sequence[int], frames: Tensor) -> Tensor:
-    """A copy of `latents` ``(..., F, H, W)`` whose frames at `indices` are `frames` ``(..., n, H, W)``."""
+    """A copy of `latents` ``(..., F, H, W)`` whose frames at `indices` are `frames` ``(..., n, H, W)``.
+
+    Raises:
+        HalfframeError: if `indices` is no selection of `latents`' frames, or `frames` has not one for each.
+    """
     _require_time_axis(latents)
-    index = torch.tensor(tuple(indices), dtype=torch.long, device=latents.device)
+    indices = check_indices(indices, latents.shape[TIME_DIM])
+    if frames.shape[TIME_DIM] != len(indices):
+        raise HalfframeError(
+            f"put got {frames.shape[TIME_DIM]} frames, shape {tuple(frames.shape)}, for {len(indices)} positions; give "
+            "one frame per position, time at dim -3."
+        )
+    index = torch.tensor(indices, dtype=torch.long, device=latents.device)
     return latents.index_copy(TIME_DIM, index, frames.to(latents.dtype)).contiguous()
 
 

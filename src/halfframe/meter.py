@@ -28,6 +28,7 @@ def clock(device: torch.device, synchronize: bool) -> float:
 class _Phase:
     steps: int = 0
     forwards: int = 0
+    skipped: int = 0
     lengths: dict[int, int] = field(default_factory=dict)
     frame_steps: int = 0
     flops: int = 0
@@ -67,6 +68,13 @@ class Meter:
             phase.flops_full += clips * self._expert_shape.forward_flops(full_length)
         phase.seconds += seconds
 
+    def skip(self, expert: Expert, full_length: int, clips: int) -> None:
+        """A forward of `expert` over `full_length` tokens of `clips` clips was left out."""
+        phase = self._phases[expert]
+        phase.skipped += 1
+        if self._expert_shape is not None:
+            phase.flops_full += clips * self._expert_shape.forward_flops(full_length)
+
     def step(self, expert: Expert, latent_frames: int) -> None:
         """A solver step ended in which `expert` computed `latent_frames` frames."""
         phase = self._phases[expert]
@@ -100,6 +108,7 @@ class Meter:
             switch_sigma=None if switch is None else switch.sigma,
             total_seconds=time.perf_counter() - self._started,
             halved=halved,
+            guidance_truncated=any(phase.forwards < phase.forwards_full for phase in (high, low)),
             note="" if halved else why_not,
         )
 
@@ -113,6 +122,7 @@ class Meter:
             expert=expert,
             steps=phase.steps,
             forwards=phase.forwards,
+            forwards_full=phase.forwards + phase.skipped,
             latent_frames=tuple(counts),
             sequence_lengths=tuple(phase.lengths[count] for count in counts),
             frame_steps=phase.frame_steps,

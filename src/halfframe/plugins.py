@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pluggy
 
-from halfframe.errors import OptionError, PluginError, StrategyError
+from halfframe.errors import HalfframeError, OptionError, PluginError, StrategyError
 from halfframe.hookspecs import PROJECT_NAME, HookSpecs
 from halfframe.strategies.base import ExpandFunction, Expansion, Strategy
 
@@ -42,7 +42,9 @@ def strategies() -> tuple[StrategyInfo, ...]:
     return tuple(sorted((_info(entry) for entry in _entries(STRATEGY_GROUP)), key=lambda info: info.name))
 
 
-def resolve_strategy(strategy: str | Strategy | ExpandFunction, options: Mapping[str, Any]) -> Strategy:
+def resolve_strategy(
+    strategy: str | Strategy | type[Strategy] | ExpandFunction, options: Mapping[str, Any]
+) -> Strategy:
     """The strategy to use, from a name, a `Strategy`, or a plain function ``(latents, num_frames) -> latents``.
 
     Raises:
@@ -52,36 +54,39 @@ def resolve_strategy(strategy: str | Strategy | ExpandFunction, options: Mapping
     """
     if isinstance(strategy, str):
         return _build(strategy, _load(_find(strategy)), options)
-    name = getattr(strategy, "name", None) or getattr(strategy, "__name__", type(strategy).__name__)
-    return _build(str(name), strategy, options)
+    name = _own_name(strategy) or str(getattr(strategy, "__name__", type(strategy).__name__))
+    return _build(name, strategy, options)
 
 
-def hook_manager(plugins: Iterable[object] = ()) -> pluggy.PluginManager:
-    """A plugin manager with our hook set, every installed hook plugin, and `plugins` for this block.
+def hook_manager(plugins: Iterable[object] = (), *, installed: bool = True) -> pluggy.PluginManager:
+    """A plugin manager with our hook set, every `installed` hook plugin, and `plugins` for this block.
 
     Raises:
         PluginError: a plugin cannot be imported, is given twice, or implements a hook that does not exist.
     """
     manager = pluggy.PluginManager(PROJECT_NAME)
     manager.add_hookspecs(HookSpecs)
-    for entry in _entries(HOOK_GROUP):
+    for entry in _entries(HOOK_GROUP) if installed else ():
         _register(manager, _load(entry), f"{entry.name} ({_info(entry).distribution})")
-    for plugin in plugins:
-        _register(manager, plugin, None)
+    for number, plugin in enumerate(plugins):
+        _register(manager, plugin, f"{getattr(plugin, '__name__', type(plugin).__name__)} (plugins[{number}])")
     return manager
 
 
-def _register(manager: pluggy.PluginManager, plugin: object, name: str | None) -> None:
-    shown = name or repr(plugin)
+def _register(manager: pluggy.PluginManager, plugin: object, name: str) -> None:
+    if isinstance(plugin, type):
+        raise PluginError(f"plugin {name} is a class; give an instance, or a module with hook functions.")
+    if manager.is_registered(plugin):
+        raise PluginError(f"plugin {name} is registered already, as {manager.get_name(plugin)}; give it once.")
     try:
         manager.register(plugin, name=name)
         manager.check_pending()
     except (ValueError, pluggy.PluginValidationError) as error:
         hooks = ", ".join(key for key in vars(HookSpecs) if key.startswith("halfframe_"))
-        raise PluginError(f"plugin {shown} cannot be registered: {error}. The hooks are {hooks}.") from error
+        raise PluginError(f"plugin {name} cannot be registered: {error}. The hooks are {hooks}.") from error
     if not manager.get_hookcallers(plugin):
         raise PluginError(
-            f"plugin {shown} implements no hook; mark its functions with @halfframe.hookimpl "
+            f"plugin {name} implements no hook; mark its functions with @halfframe.hookimpl "
             "(a strategy goes to `strategy=`, not to `plugins=`)."
         )
 
@@ -128,13 +133,10 @@ def _build(name: str, target: object, options: Mapping[str, Any]) -> Strategy:
                 f"strategy {name!r} was given as an instance, so {_names(options)} cannot be applied; "
                 "set its options where it is built."
             )
-        return target
+        return _named(target, name)
     if isinstance(target, type) and issubclass(target, Strategy):
         _check_options(name, target, options, skip=0)
-        built = target(**options)
-        if "name" not in vars(built) and "name" not in vars(target):
-            built.name = name
-        return built
+        return _named(_construct(name, target, options), name)
     if callable(target) and not isinstance(target, type):
         _check_options(name, target, options, skip=2)
         function = cast(Callable[..., Any], target)
@@ -143,6 +145,28 @@ def _build(name: str, target: object, options: Mapping[str, Any]) -> Strategy:
         f"strategy {name!r} is {target!r}; needed: a function (latents, num_frames) -> latents, or a subclass or "
         "instance of halfframe.Strategy."
     )
+
+
+def _construct(name: str, target: type[Strategy], options: Mapping[str, Any]) -> Strategy:
+    try:
+        return target(**options)
+    except HalfframeError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"strategy {name!r} does not accept {_names(options)}: {error}.") from error
+
+
+def _own_name(strategy: object) -> str | None:
+    """The name that a strategy was given by whoever wrote it; the base class's own does not count."""
+    name = getattr(strategy, "name", None)
+    bare = strategy is Strategy or type(strategy) is Strategy
+    return name if isinstance(name, str) and (bare or name != Strategy.name) else None
+
+
+def _named(strategy: Strategy, name: str) -> Strategy:
+    if _own_name(strategy) is None:
+        strategy.name = name
+    return strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +180,12 @@ class _WithOptions:
 
 def _check_options(name: str, target: Callable[..., Any], options: Mapping[str, Any], skip: int) -> None:
     """Refuse options that the strategy does not take, and a function that does not take (latents, num_frames)."""
-    signature = inspect.signature(target)
+    try:
+        signature = inspect.signature(target)
+    except ValueError as error:
+        raise StrategyError(
+            f"strategy {name!r} has no signature that says how to call it; wrap it in a function (latents, num_frames)."
+        ) from error
     try:
         signature.bind(*(None,) * skip, **options)
     except TypeError as error:

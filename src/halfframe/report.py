@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from halfframe.strategies.base import Expert, Noise
@@ -22,6 +22,7 @@ class PhaseReport:
         expert: ``"high"`` or ``"low"``.
         steps: solver steps in which this expert ran.
         forwards: calls of the expert.
+        forwards_full: the same without truncated guidance.
         latent_frames: distinct numbers of latent frames the expert was given, largest last.
         sequence_lengths: the padded token counts that go with them.
         frame_steps: video frames times steps, as run.
@@ -36,6 +37,7 @@ class PhaseReport:
     expert: Expert
     steps: int
     forwards: int
+    forwards_full: int
     latent_frames: tuple[int, ...]
     sequence_lengths: tuple[int, ...]
     frame_steps: int
@@ -64,6 +66,7 @@ class Report:
         switch_sigma: noise level 0..1 at that step.
         total_seconds: wall time of the whole call, from the host's entry to its return.
         halved: whether any expert call computed fewer than all latent frames.
+        guidance_truncated: whether any unconditional forward was left out.
         note: why nothing was halved; empty otherwise.
     """
 
@@ -78,6 +81,7 @@ class Report:
     switch_sigma: float | None
     total_seconds: float
     halved: bool
+    guidance_truncated: bool = False
     note: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -112,7 +116,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data that `json.dumps` takes, derived figures included."""
-        data = asdict(self)
+        data = asdict(replace(self, options={}))  # asdict copies deeply, and not everything can be copied
         data["options"] = {key: _plain(value) for key, value in self.options.items()}
         for name in ("steps", "frame_steps", "frame_steps_full", "frame_steps_saved", "predicted_speedup"):
             data[name] = getattr(self, name)
@@ -122,14 +126,16 @@ class Report:
 
     def summary(self) -> str:
         """One line, as logged."""
+        left_out = self.high.forwards_full - self.high.forwards + self.low.forwards_full - self.low.forwards
+        guidance = f", {left_out} unconditional forward{'s' if left_out > 1 else ''} left out" if left_out else ""
         if not self.halved:
-            return f"halfframe: nothing was halved ({self.note}); {self.steps} steps at full length"
+            return f"halfframe: nothing was halved ({self.note}); {self.steps} steps at full length{guidance}"
         speedup = f", predicted {self.predicted_speedup:.2f}x" if self.predicted_speedup else ""
         saved = f"{self.frame_steps_full} -> {self.frame_steps} frame-steps ({self.frame_steps_saved:.1%} saved)"
         return (
             f"halfframe: {self.strategy} on {self.host}: {self.high.steps} high-noise steps on "
             f"{_join(self.high.latent_frames)} of {self.latent_frames} latent frames, {self.low.steps} low-noise; "
-            f"{saved}{speedup}; {self.total_seconds:.1f} s"
+            f"{saved}{guidance}{speedup}; {self.total_seconds:.1f} s"
         )
 
     def __str__(self) -> str:
@@ -163,7 +169,7 @@ class Report:
         return (
             "total",
             str(self.steps),
-            str(self.high.forwards + self.low.forwards),
+            _change(self.high.forwards_full + self.low.forwards_full, self.high.forwards + self.low.forwards),
             "",
             "",
             f"{self.frame_steps_full} -> {self.frame_steps}",
@@ -180,7 +186,7 @@ def _row(phase: PhaseReport) -> tuple[str, ...]:
     return (
         f"{phase.expert}-noise",
         str(phase.steps),
-        str(phase.forwards),
+        _change(phase.forwards_full, phase.forwards),
         _join(phase.latent_frames),
         _join(phase.sequence_lengths),
         f"{phase.frame_steps_full} -> {phase.frame_steps}",
@@ -188,6 +194,10 @@ def _row(phase: PhaseReport) -> tuple[str, ...]:
         _arrow(phase.predicted_seconds_full, phase.predicted_seconds),
         _number(phase.seconds),
     )
+
+
+def _change(full: int, run: int) -> str:
+    return str(run) if full == run else f"{full} -> {run}"
 
 
 def _join(values: tuple[int, ...]) -> str:

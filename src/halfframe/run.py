@@ -23,6 +23,7 @@ from halfframe import frames, solvers
 from halfframe.cost import ExpertShape
 from halfframe.errors import HalfframeError, HalfframeWarning, StrategyError
 from halfframe.events import Boundary, ExpertCall
+from halfframe.guidance import GuidanceState, GuidanceTruncation
 from halfframe.meter import Meter, clock
 from halfframe.report import Report
 from halfframe.schedule import Schedule
@@ -39,6 +40,7 @@ class Settings:
     """What the user asked for, beside the strategy: see `halfframe.enabled`."""
 
     noise: Noise = "full"
+    guidance: GuidanceTruncation = field(default_factory=GuidanceTruncation)
     measure: bool = False
     tflops: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -127,6 +129,7 @@ class SamplingRun:
         self._hooks = hooks
         self._settings = settings
         self._meter = Meter(facts.expert_shape, facts.temporal_stride, settings.tflops, settings.measure)
+        self.guidance = GuidanceState(settings.guidance)
         self._shape: tuple[int, ...] | None = None
         self._replay: Callable[[], Tensor] | None = None
         self._solver: solvers.Solver | None = None
@@ -192,16 +195,31 @@ class SamplingRun:
         call.started = clock(latents.device, self._settings.measure)
         return call
 
+    def stand_in(self) -> Tensor | None:
+        """What takes the place of the expert's coming forward, ``(..., F, H, W)``; None if it is to be made.
+
+        That is so for the unconditional forward of a step with truncated guidance; asking counts it as left out.
+        """
+        last, schedule = self._last_call, self._schedule
+        if last is None or schedule is None or self._index >= len(schedule.steps):
+            return None
+        prediction = self.guidance.stand_in(schedule.steps[self._index], self._forward)
+        if prediction is not None:
+            self._forward += 1
+            self._meter.skip(last.step.expert, self._full_length(last), _clips(last))
+        return prediction
+
     def after_call(self, call: Call, prediction: Tensor) -> Tensor:
         """The expert's `prediction` for the frames of `call`; returns it for all frames."""
         seconds = clock(prediction.device, self._settings.measure) - call.started
         shape = (*prediction.shape[: frames.TIME_DIM], *call.inputs.shape[frames.TIME_DIM :])
         _checked(prediction, shape, None, f"the prediction of the {call.step.expert}-noise expert")
         full = prediction if call.kept is None else self._fill(call, call.kept, prediction)
-        full_length = self._sequence_length(call.latents, call.step.num_frames)
-        clips = math.prod(call.latents.shape[: frames.TIME_DIM - 1])
-        self._meter.forward(call.step.expert, shape[frames.TIME_DIM], call.sequence_length, full_length, clips, seconds)
+        count = shape[frames.TIME_DIM]
+        full_length, clips = self._full_length(call), _clips(call)
+        self._meter.forward(call.step.expert, count, call.sequence_length, full_length, clips, seconds)
         self._last_call = call
+        self.guidance.see(call.step, call.forward, full)
         self._hooks.halfframe_expert_call(
             call=ExpertCall(
                 step=call.step,
@@ -248,7 +266,7 @@ class SamplingRun:
             switch=self._switch_step,
             why_not=self._why_not_halved(),
         )
-        if not report.halved:
+        if not (report.halved or (report.guidance_truncated and not self.strategy.halves)):
             warnings.warn(f"halfframe: nothing was halved: {report.note}", HalfframeWarning, stacklevel=2)
         _logger.info(report.summary())
         self._hooks.halfframe_report(report=report)
@@ -362,6 +380,9 @@ class SamplingRun:
         tokens = (height // self.facts.patch_size[1]) * (width // self.facts.patch_size[2])
         return frames.sequence_length(count, tokens, self.facts.group_size)
 
+    def _full_length(self, call: Call) -> int:
+        return self._sequence_length(call.latents, call.step.num_frames)
+
     def _ask(self, what: str, question: Callable[..., _T], *args: Any) -> _T:
         """Put a question to the strategy; whatever goes wrong in there is reported under its name."""
         try:
@@ -392,7 +413,7 @@ class SamplingRun:
                 f"no timestep of the schedule reaches the boundary {self.facts.boundary:g}, so the high-noise expert "
                 "never ran; use a larger shift"
             )
-        return f"{self._named} left out no frame"
+        return f"{self._named} left out no frame" if self.strategy.halves else "no strategy was asked for"
 
 
 def _checked(value: Any, shape: Sequence[int], like: Tensor | None, what: str) -> Tensor:
@@ -406,6 +427,10 @@ def _checked(value: Any, shape: Sequence[int], like: Tensor | None, what: str) -
             f"{what} is {value.dtype} on {value.device}; needed: {like.dtype} on {like.device}, as the host has it."
         )
     return value
+
+
+def _clips(call: Call) -> int:
+    return math.prod(call.latents.shape[: frames.TIME_DIM - 1])
 
 
 def _sample(result: Any) -> Tensor:

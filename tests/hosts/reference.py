@@ -41,6 +41,8 @@ def half_frame_latents(
     restart: bool = False,
     half: bool = True,
     condition: Tensor | None = None,
+    truncate: tuple[int, int] = (0, 0),
+    reuse_delta: bool = False,
 ) -> Tensor:
     """Final latents ``(16, F, h, w)`` of a run whose high-noise expert gets every other latent frame."""
     total = (frame_num - 1) // 4 + 1
@@ -64,8 +66,12 @@ def half_frame_latents(
         sigmas = module.get_sampling_sigmas(sampling_steps, shift)
         timesteps, _ = module.retrieve_timesteps(solver, device="cpu", sigmas=sigmas)
 
-    for t in timesteps:
+    num_high = sum(t.item() >= pipe.boundary * 1000 for t in timesteps)
+    delta: Tensor | None = None
+    for i, t in enumerate(timesteps):
         high = t.item() >= pipe.boundary * 1000
+        if i == num_high:
+            delta = None
         if not high and latents.shape[1] < total:
             latents = expand(latents, total)
             if restart:
@@ -78,8 +84,15 @@ def half_frame_latents(
         if condition is not None:
             arguments["y"] = [condition[:, ::2] if latents.shape[1] < total else condition]
         positive = model([latents], context=cond, **arguments)[0]
-        negative = model([latents], context=uncond, **arguments)[0]
-        velocity = negative + guide_scale[1 if high else 0] * (positive - negative)
+        scale = guide_scale[1 if high else 0]
+        last, last_high = i >= len(timesteps) - truncate[0], high and i >= num_high - truncate[1]
+        if last or last_high:
+            velocity = positive if delta is None else positive + (scale - 1) * delta
+        else:
+            negative = model([latents], context=uncond, **arguments)[0]
+            velocity = negative + scale * (positive - negative)
+            if reuse_delta:
+                delta = positive - negative
         latents = solver.step(velocity[None], t, latents[None], return_dict=False, generator=generator)[0][0]
     return latents if latents.shape[1] == total else expand(latents, total)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from halfframe.patching import Patches
@@ -13,6 +14,25 @@ __all__ = ["HostAdapter", "StartRun", "patch_solver"]
 
 StartRun = Callable[[HostFacts], AbstractContextManager[SamplingRun]]
 """Starts a run; leaving it normally finishes the run and files its report, leaving it by an exception drops it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostDiagnosis:
+    """What an adapter found of one pipeline class, by reading and not importing it.
+
+    Attributes:
+        pipeline: the class, ``module.Class``.
+        package: the distribution that brings it.
+        version: its version; None if it is not installed.
+        seams: what halfframe needs in it -> whether it is there.
+        verdict: ``"served"``, or why not.
+    """
+
+    pipeline: str
+    package: str
+    version: str | None
+    seams: dict[str, bool]
+    verdict: str
 
 
 class HostAdapter(Protocol):
@@ -32,6 +52,10 @@ class HostAdapter(Protocol):
 
     def refusal(self, pipe: Any) -> str | None:
         """Why a recognised `pipe` cannot be served, with what to do about it; None if it can."""
+        ...
+
+    def diagnose(self) -> Sequence[HostDiagnosis]:
+        """What of this host is installed here, for `halfframe.doctor`."""
         ...
 
     def attach(self, pipe: Any, patches: Patches, start: StartRun) -> None:

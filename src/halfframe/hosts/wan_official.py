@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Sequence
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -18,13 +19,15 @@ from torch import Tensor
 from halfframe import frames
 from halfframe.cost import ExpertShape
 from halfframe.errors import HalfframeError
-from halfframe.hosts.base import StartRun, patch_solver
+from halfframe.hosts.base import HostDiagnosis, StartRun, patch_solver
+from halfframe.hosts.source import class_methods, package_version
 from halfframe.patching import Patches
 from halfframe.run import HostFacts, NoiseSource, SamplingRun
 from halfframe.strategies.base import Expert
 
 __all__ = ["WanOfficial"]
 
+_SEAMS = ("randn", "_prepare_model_for_timestep", "step")
 _EXPERTS: dict[str, Expert] = {"high_noise_model": "high", "low_noise_model": "low"}
 
 
@@ -54,6 +57,11 @@ class WanOfficial:
         if time_patch != 1:
             return f"its patch_size {tuple(pipe.patch_size)} spans several latent frames; needed: (1, h, w)."
         return _loop_refusal(pipe)
+
+    def diagnose(self) -> Sequence[HostDiagnosis]:
+        """The package's pipelines, as far as their source tells."""
+        modules = {"text2video": "WanT2V", "image2video": "WanI2V", "textimage2video": "WanTI2V"}
+        return [_diagnose(module, cls) for module, cls in modules.items()]
 
     def attach(self, pipe: Any, patches: Patches, start: StartRun) -> None:
         """Replace ``generate`` on the instance by one that runs the same code through a run's seams."""
@@ -87,7 +95,7 @@ def _loop_refusal(pipe: Any) -> str | None:
     if "generate" in vars(pipe) or not isinstance(loop, FunctionType):
         return "its `generate` was replaced on the instance; leave what replaced it before enabling halfframe."
     code: CodeType = loop.__code__
-    missing = [name for name in ("randn", "_prepare_model_for_timestep", "step") if name not in code.co_names]
+    missing = [name for name in _SEAMS if name not in code.co_names]
     if missing or not _solver_names(loop):
         lacks = ", ".join(missing) or "a solver class"
         return (
@@ -96,6 +104,27 @@ def _loop_refusal(pipe: Any) -> str | None:
             "official repository."
         )
     return None
+
+
+def _diagnose(module: str, cls: str) -> HostDiagnosis:
+    package, version = package_version("wan")
+    methods = class_methods("wan", module, cls)
+    init, loop = methods.get("__init__"), methods.get("generate")
+    seams = {
+        "two experts": init is not None and set(_EXPERTS) <= set(init.co_names),
+        **{f"{name} in generate": loop is not None and name in loop.co_names for name in _SEAMS},
+    }
+    if version is None:
+        verdict = "not installed"
+    elif not methods:
+        verdict = f"refused: {version} has no such class"
+    elif not seams["two experts"]:
+        verdict = "refused: one model serves every timestep, so there is no expert switch"
+    elif not all(seams.values()):
+        verdict = "refused: its generate is not the sampling loop that halfframe knows"
+    else:
+        verdict = "served"
+    return HostDiagnosis(f"wan.{module}.{cls}", package, version, seams if methods else {}, verdict)
 
 
 def _solver_names(loop: FunctionType) -> list[str]:
@@ -111,7 +140,7 @@ def _solver_names(loop: FunctionType) -> list[str]:
 def _overlay(loop: FunctionType, run: SamplingRun, local: Patches) -> FunctionType:
     """`loop` over a copy of its globals, with our noise and solvers that report to `run`."""
     names: dict[str, Any] = dict(loop.__globals__)
-    names["torch"] = _TorchWithNoise(run)
+    names["torch"] = _TorchWithNoise(run, names["torch"])
     for name in _solver_names(loop):
         names[name] = _reporting(names[name], run, local)
     copy = FunctionType(loop.__code__, names, loop.__name__, loop.__defaults__, loop.__closure__)
@@ -122,20 +151,22 @@ def _overlay(loop: FunctionType, run: SamplingRun, local: Patches) -> FunctionTy
 class _TorchWithNoise(ModuleType):
     """The module `torch`, except that the first 4-d ``randn`` of a run is the run's allocation."""
 
-    def __init__(self, run: SamplingRun) -> None:
+    def __init__(self, run: SamplingRun, module: Any) -> None:
         super().__init__("torch")
         self._run = run
+        self._module = module
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
+        return getattr(self._module, name)
 
     def randn(self, *size: Any, **kwargs: Any) -> Tensor:
         shape = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else size
         if self._run.allocated or len(shape) != 4:
-            return torch.randn(*size, **kwargs)
+            plain: Tensor = self._module.randn(*size, **kwargs)
+            return plain
         device = torch.device(kwargs.get("device") or "cpu")
         source = NoiseSource(
-            lambda shape: torch.randn(*shape, **kwargs),
+            lambda shape: self._module.randn(*shape, **kwargs),
             [kwargs.get("generator") or _default_generator(device)],
             kwargs.get("dtype") or torch.get_default_dtype(),
             device,
@@ -199,6 +230,9 @@ class _RoutedExpert:
                 f"the expert was called with {len(latents)} clips and keywords {sorted(kwargs)}; needed: one clip and "
                 "`seq_len`, as the official sampling loop does. Use a supported version (see the README)."
             )
+        stand_in = self._run.stand_in()
+        if stand_in is not None:
+            return [stand_in]
         call = self._run.before_call(self._expert, latents[0])
         if call.kept is not None:
             kwargs["seq_len"] = call.sequence_length

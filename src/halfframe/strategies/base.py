@@ -91,6 +91,11 @@ class Strategy:
 
     name: str = "full"
 
+    @property
+    def halves(self) -> bool:
+        """Whether leaving no frame out is worth a warning: true for everything but this base class itself."""
+        return type(self) is not Strategy
+
     def begin(self, num_frames: int) -> None:
         """A run over `num_frames` latent frames starts."""
 

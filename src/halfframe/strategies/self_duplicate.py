@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from einops import repeat
 from torch import Tensor
 
@@ -18,4 +19,5 @@ def self_duplicate(latents: Tensor, num_frames: int) -> Tensor:
     Shapes: ``(..., ceil(num_frames / 2), H, W)`` -> ``(..., num_frames, H, W)``.
     """
     require_kept(latents, num_frames)
-    return repeat(latents, "... f h w -> ... (f r) h w", r=2).narrow(TIME_DIM, 0, num_frames).contiguous()
+    pairs = repeat(latents, "... f h w -> ... (f r) h w", r=2)
+    return pairs.narrow(TIME_DIM, 0, num_frames).clone(memory_format=torch.contiguous_format)

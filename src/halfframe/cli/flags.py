@@ -1,0 +1,82 @@
+"""The source's flags, taken out of a script's command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from halfframe.errors import OptionError
+
+__all__ = ["FLAGS_HELP", "split_flags"]
+
+FLAGS_HELP = """\
+flags (all other arguments are the script's own):
+  --enable_half_frame_generation          half the latent frames for the high-noise expert (self-duplicate)
+  --enable_improved_frame_completion      the same with previous-odd
+  --half_frame_strategy NAME              the same with any installed strategy
+  --cfg_truncate_steps N                  the last N steps go without the unconditional forward
+  --cfg_truncate_high_noise_steps M       so do the last M high-noise steps
+
+examples:
+  halfframe run generate.py -- --task t2v-A14B --ckpt_dir DIR --enable_half_frame_generation --prompt "..."
+  torchrun --nproc_per_node=4 -m halfframe generate.py --ulysses_size 4 --enable_half_frame_generation ...
+"""
+
+# Upstream's tasks whose pipelines have one model for all timesteps.
+_SINGLE_EXPERT_TASKS = ("ti2v", "s2v", "animate")
+
+
+def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """``(options for enabled, the script's own arguments)``.
+
+    Raises:
+        OptionError: contradicting flags, no flag at all, or a half-frame flag with a task that has no expert switch.
+    """
+    arguments = list(arguments)
+    if arguments[:1] == ["--"]:
+        del arguments[0]
+    parser = argparse.ArgumentParser(prog="halfframe run", add_help=False, allow_abbrev=False)
+    parser.add_argument("--enable_half_frame_generation", action="store_true")
+    parser.add_argument("--enable_improved_frame_completion", action="store_true")
+    parser.add_argument("--half_frame_strategy")
+    parser.add_argument("--cfg_truncate_steps", type=int, default=0)
+    parser.add_argument("--cfg_truncate_high_noise_steps", type=int, default=0)
+    flags, rest = parser.parse_known_args(arguments)
+
+    strategy = flags.half_frame_strategy
+    if flags.enable_improved_frame_completion:
+        if strategy not in (None, "previous-odd"):
+            raise OptionError(
+                "--enable_improved_frame_completion is the strategy previous-odd, but --half_frame_strategy "
+                f"{strategy} was given as well; leave one of them out."
+            )
+        strategy = "previous-odd"
+    elif flags.enable_half_frame_generation and strategy is None:
+        strategy = "self-duplicate"
+    truncates = flags.cfg_truncate_steps or flags.cfg_truncate_high_noise_steps
+    if strategy is None and not truncates:
+        raise OptionError(
+            "no flag of halfframe's was given, so the script would run as it is; add --enable_half_frame_generation, "
+            "--half_frame_strategy NAME or --cfg_truncate_steps N."
+        )
+    task = _task(rest)
+    if strategy is not None and task.startswith(_SINGLE_EXPERT_TASKS):
+        raise OptionError(
+            f"--task {task} has no expert switch, so its frames cannot be halved; use t2v-A14B or i2v-A14B, or leave "
+            "out the half-frame flags."
+        )
+    options = {
+        "strategy": strategy,
+        "cfg_truncate_steps": flags.cfg_truncate_steps,
+        "cfg_truncate_high_noise_steps": flags.cfg_truncate_high_noise_steps,
+    }
+    return options, rest
+
+
+def _task(arguments: Sequence[str]) -> str:
+    """The script's ``--task``; upstream's default is t2v-A14B."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--task", default="t2v-A14B")
+    task: str = parser.parse_known_args(arguments)[0].task
+    return task

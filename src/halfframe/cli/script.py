@@ -1,0 +1,89 @@
+"""Running a script unmodified, with halfframe on every official pipeline that it builds."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from halfframe.context import EnabledPipe, enabled
+from halfframe.errors import HalfframeError
+from halfframe.patching import Patches
+from halfframe.report import Report
+
+__all__ = ["run_script"]
+
+
+def run_script(script: Path, arguments: Sequence[str], **options: Any) -> tuple[Report, ...]:
+    """Run `script` as ``python SCRIPT ARGUMENTS`` would, with ``enabled(pipe, **options)`` on the pipelines it builds.
+
+    The `wan` package that the script would import is imported first, and for the time of the run its pipeline classes
+    enable what they construct. Prints the reports on rank 0.
+
+    Returns:
+        The reports of all runs.
+
+    Raises:
+        HalfframeError: there is no such script or no `wan` package, or the script built or ran no pipeline.
+    """
+    if not script.is_file():
+        raise HalfframeError(f"{script} is not there; give the path of upstream's generate.py.")
+    with _as_main(script, arguments), ExitStack() as stack:
+        handles = stack.enter_context(_enabling(stack, options))
+        runpy.run_path(str(script), run_name="__main__")
+        reports = tuple(report for handle in handles for report in handle.reports)
+        if not handles:
+            raise HalfframeError(
+                f"{script.name} ended without building a pipeline of the `wan` package, so nothing was made faster; "
+                "halfframe run is for scripts that build wan.WanT2V or wan.WanI2V."
+            )
+        if not reports:
+            raise HalfframeError(f"{script.name} ended without a call of `generate`, so nothing was made faster.")
+    if int(os.environ.get("RANK", "0")) == 0:
+        for report in reports:
+            print(report)
+    return reports
+
+
+@contextmanager
+def _as_main(script: Path, arguments: Sequence[str]) -> Iterator[None]:
+    """``sys.argv`` and ``sys.path`` as the interpreter sets them for a script."""
+    path = [str(script.resolve().parent), *sys.path]
+    with mock.patch.object(sys, "argv", [str(script), *arguments]), mock.patch.object(sys, "path", path):
+        yield
+
+
+@contextmanager
+def _enabling(stack: ExitStack, options: dict[str, Any]) -> Iterator[list[EnabledPipe]]:
+    try:
+        wan = importlib.import_module("wan")
+    except ImportError as error:
+        raise HalfframeError(
+            f"the package `wan` cannot be imported here: {error}. Run this in the environment and checkout in which "
+            "the script runs without halfframe."
+        ) from error
+    handles: list[EnabledPipe] = []
+    classes = [value for value in vars(wan).values() if isinstance(value, type) and hasattr(value, "generate")]
+    with Patches() as patches:
+        for cls in classes:
+            patches.set(cls, "__init__", _enabled_init(cls, handles, stack, options))
+        yield handles
+
+
+def _enabled_init(cls: type, handles: list[EnabledPipe], stack: ExitStack, options: dict[str, Any]) -> Any:
+    original: Any = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if all(handle.pipe is not self for handle in handles):  # a subclass may have passed here already
+            handles.append(stack.enter_context(enabled(self, **options)))
+
+    return init

@@ -1,0 +1,99 @@
+"""Truncated classifier-free guidance: steps in which the unconditional forward is left out.
+
+With scale s, the guided velocity is ``u + s (c - u)`` of a conditional prediction c and an unconditional one u. In a
+truncated step u is not computed. What stands in for it makes the host's own formula give
+
+- ``c`` (mode ``"conditional"``): u := c;
+- ``c + (s - 1) d`` (mode ``"reuse-delta"``): u := c - d, with d = c - u of the last step that had both.
+
+Source: CFG truncation, as combined with half-frame generation for Wan2.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from halfframe.errors import OptionError
+from halfframe.strategies.base import Step
+
+__all__ = ["GuidanceMode", "GuidanceState", "GuidanceTruncation"]
+
+GuidanceMode = Literal["conditional", "reuse-delta"]
+_MODES: tuple[GuidanceMode, ...] = ("conditional", "reuse-delta")
+
+
+@dataclass(frozen=True, slots=True)
+class GuidanceTruncation:
+    """Which steps go without the unconditional forward.
+
+    Attributes:
+        steps: the last so many steps of the schedule.
+        high_noise_steps: the last so many steps of the high-noise expert.
+        mode: what the prediction is there, see the module's text.
+
+    Raises:
+        OptionError: a negative or non-integer count, or an unknown mode.
+    """
+
+    steps: int = 0
+    high_noise_steps: int = 0
+    mode: GuidanceMode = "conditional"
+
+    def __post_init__(self) -> None:
+        for name, count in (
+            ("cfg_truncate_steps", self.steps),
+            ("cfg_truncate_high_noise_steps", self.high_noise_steps),
+        ):
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise OptionError(f"{name}={count!r} is no number of steps; give an integer of 0 or more.")
+        if self.mode not in _MODES:
+            raise OptionError(f"cfg_mode={self.mode!r} is unknown; needed: one of {', '.join(map(repr, _MODES))}.")
+
+    def __bool__(self) -> bool:
+        return bool(self.steps or self.high_noise_steps)
+
+    def covers(self, step: Step) -> bool:
+        """Whether `step` goes without the unconditional forward."""
+        last = step.index >= step.num_steps - self.steps
+        last_high = step.expert == "high" and step.expert_index >= step.expert_steps - self.high_noise_steps
+        return last or last_high
+
+
+class GuidanceState:
+    """What a run remembers of its guidance: this step's conditional prediction, and the last difference.
+
+    The difference is forgotten at the expert switch, because it is one expert's; a truncated step that has none takes
+    the conditional prediction.
+    """
+
+    def __init__(self, truncation: GuidanceTruncation) -> None:
+        self.truncation = truncation
+        self._step: Step | None = None
+        self._conditional: Tensor | None = None
+        self._delta: Tensor | None = None
+
+    def see(self, step: Step, forward: int, prediction: Tensor) -> None:
+        """A forward was made: the first of a step is the conditional one, the second the unconditional one."""
+        if not self.truncation:
+            return
+        if self._step is not None and self._step.expert != step.expert:
+            self._delta = None
+        self._step = step
+        if forward == 0:
+            self._conditional = prediction
+        elif forward == 1 and self._conditional is not None and self.truncation.mode == "reuse-delta":
+            self._delta = self._conditional - prediction
+
+    def stand_in(self, step: Step, forward: int) -> Tensor | None:
+        """What takes the place of the coming forward, ``(..., F, H, W)``; None if it is to be made."""
+        if forward != 1 or self._conditional is None or not self.truncation.covers(step):
+            return None
+        return self._conditional if self._delta is None else self._conditional - self._delta
+
+    @property
+    def delta(self) -> Tensor | None:
+        """The guidance difference ``c - u`` that a truncated step of this expert reuses; None for none."""
+        return self._delta

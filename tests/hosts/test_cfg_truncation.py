@@ -1,0 +1,85 @@
+"""Truncated guidance on the official hosts, with and without halving, against the reference loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import halfframe
+
+from .test_wan_t2v import ARGS, generate, reference, spy
+
+SCALES = (3.0, 4.0)  # low noise, high noise
+# 8 steps at shift 12 are 6 + 2.
+CASES = [(5, 3), (1, 0), (0, 2), (2, 6), (100, 100)]
+
+
+def forwards(truncate: tuple[int, int]) -> list[int]:
+    last, last_high = truncate
+    return [1 if i >= 8 - last or (i < 6 and i >= 6 - last_high) else 2 for i in range(8)]
+
+
+@pytest.mark.parametrize("truncate", CASES)
+@pytest.mark.parametrize("mode", ["conditional", "reuse-delta"])
+@pytest.mark.parametrize("strategy", ["self-duplicate", None])
+def test_video_and_forward_counts(t2v: Any, truncate: tuple[int, int], mode: Any, strategy: str | None) -> None:
+    half = strategy is not None
+    expected = reference(t2v, guide_scale=SCALES, truncate=truncate, reuse_delta=mode == "reuse-delta", half=half)
+    seen: list[Any] = []
+    for model in (t2v.high_noise_model, t2v.low_noise_model):
+        spy(model, seen)
+    last, last_high = truncate
+    with halfframe.enabled(
+        t2v, strategy, cfg_truncate_steps=last, cfg_truncate_high_noise_steps=last_high, cfg_mode=mode
+    ) as run:
+        video = generate(t2v, guide_scale=SCALES)
+    torch.testing.assert_close(video, expected, rtol=0, atol=1e-4 if mode == "reuse-delta" else 1e-5)
+    counts = forwards(truncate)
+    report = run.report
+    assert report is not None
+    assert len(seen) == sum(counts)
+    assert (report.high.forwards, report.low.forwards) == (sum(counts[:6]), sum(counts[6:]))
+    assert (report.high.forwards_full, report.low.forwards_full) == (12, 4)
+    assert (report.halved, report.guidance_truncated) == (half, True)
+    assert report.predicted_speedup is not None
+    assert report.predicted_speedup > 16 / sum(counts) - 1e-9
+    assert f"{16 - sum(counts)} unconditional forward" in report.summary()
+
+
+def test_zero_is_a_bit_exact_no_op(t2v: Any) -> None:
+    with halfframe.enabled(t2v):
+        plain = generate(t2v)
+    with halfframe.enabled(t2v, cfg_truncate_steps=0, cfg_truncate_high_noise_steps=0, cfg_mode="reuse-delta"):
+        assert torch.equal(generate(t2v), plain)
+
+
+def test_nothing_asked_for_is_a_plain_run_and_says_so(t2v: Any) -> None:
+    plain = generate(t2v)
+    with (
+        halfframe.enabled(t2v, None),
+        pytest.warns(halfframe.HalfframeWarning, match="nothing was halved: no strategy was asked for"),
+    ):
+        assert torch.equal(generate(t2v), plain)
+
+
+def test_guide_scale_one_loses_nothing(t2v: Any) -> None:
+    """At scale 1 the guided prediction is the conditional one, so leaving the other out changes only rounding."""
+    plain = generate(t2v, guide_scale=(1.0, 1.0))
+    with halfframe.enabled(t2v, None, cfg_truncate_steps=ARGS["sampling_steps"]):
+        video = generate(t2v, guide_scale=(1.0, 1.0))
+    torch.testing.assert_close(video, plain, rtol=0, atol=1e-5)
+
+
+def test_a_fork_with_one_forward_per_step_has_nothing_to_leave_out(t2v: Any) -> None:
+    if "lightning" not in type(t2v).generate.__code__.co_names:
+        pytest.skip("this version of wan always runs two forwards per step")
+    t2v.lightning = True
+    with halfframe.enabled(t2v) as run:
+        plain = generate(t2v)
+        assert run.report is not None
+    with halfframe.enabled(t2v, cfg_truncate_steps=8) as run:
+        assert torch.equal(generate(t2v), plain)
+    assert run.report is not None
+    assert not run.report.guidance_truncated

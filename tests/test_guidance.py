@@ -1,0 +1,89 @@
+"""Which steps go without the unconditional forward, and what stands in for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halfframe.errors import OptionError
+from halfframe.guidance import GuidanceState, GuidanceTruncation
+from halfframe.strategies.base import Step
+
+
+def steps(high: int, low: int) -> list[Step]:
+    """A schedule of `high` high-noise steps and `low` low-noise ones."""
+    return [
+        Step(
+            index=i,
+            num_steps=high + low,
+            timestep=1000.0 - i,
+            sigma=1 - i / (high + low),
+            expert="high" if i < high else "low",
+            expert_index=i if i < high else i - high,
+            expert_steps=high if i < high else low,
+            num_frames=5,
+        )
+        for i in range(high + low)
+    ]
+
+
+def test_the_source_recommends_five_and_three() -> None:
+    covered = [step.index for step in steps(13, 7) if GuidanceTruncation(5, 3).covers(step)]
+    assert covered == [10, 11, 12, 15, 16, 17, 18, 19]
+
+
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 30), st.integers(0, 30))
+def test_counts_are_clipped_to_the_schedule(high: int, low: int, last: int, last_high: int) -> None:
+    schedule = steps(high, low)
+    covered = {step.index for step in schedule if GuidanceTruncation(last, last_high).covers(step)}
+    order = list(range(high + low))
+    assert covered == set(order[len(order) - min(last, len(order)) :]) | set(
+        order[:high][high - min(last_high, high) :]
+    )
+
+
+def test_nothing_stands_in_unless_asked() -> None:
+    state = GuidanceState(GuidanceTruncation())
+    [first, *_] = steps(2, 2)
+    state.see(first, 0, torch.ones(1))
+    assert state.stand_in(first, 1) is None
+    assert not GuidanceTruncation()
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0, 5.5])
+def test_what_the_hosts_formula_makes_of_the_stand_in(scale: float) -> None:
+    cond, uncond, later = torch.randn(3, 16, 3, 4, 6).unbind()
+    first, second, third, _ = steps(2, 2)
+    for mode, expected in (("conditional", later), ("reuse-delta", later + (scale - 1) * (cond - uncond))):
+        state = GuidanceState(GuidanceTruncation(3, 1, mode))  # type: ignore[arg-type]
+        state.see(first, 0, cond)
+        assert state.stand_in(first, 1) is None
+        state.see(first, 1, uncond)
+        state.see(second, 0, later)
+        stand_in = state.stand_in(second, 1)
+        assert stand_in is not None
+        torch.testing.assert_close(stand_in + scale * (later - stand_in), expected, rtol=1e-5, atol=1e-5)
+        # The other expert has no difference of its own yet.
+        state.see(third, 0, later)
+        assert state.delta is None
+        stand_in = state.stand_in(third, 1)
+        assert stand_in is not None
+        assert torch.equal(stand_in, later)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-1, 0), "cfg_truncate_steps=-1 is no number of steps"),
+        ((0, 2.5), "cfg_truncate_high_noise_steps=2.5 is no number of steps"),
+        ((True, 0), "cfg_truncate_steps=True is no number of steps"),
+        ((1, 0, "half"), "cfg_mode='half' is unknown; needed: one of 'conditional', 'reuse-delta'"),
+    ],
+)
+def test_unusable_values(arguments: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        GuidanceTruncation(*arguments)
