@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--shift", type=float, default=12.0)
     parser.add_argument("--solver", default="unipc", choices=("unipc", "dpm++"))
     parser.add_argument("--strategies", nargs="+", default=["self-duplicate"])
+    parser.add_argument("--cfg", type=int, nargs=2, default=(5, 3), metavar=("LAST", "LAST_HIGH"))
     parser.add_argument("--repeats", type=int, default=1, help="timed runs of each variant; the median is shown")
     parser.add_argument("--output", type=Path, help="folder for wan_t2v.json and wan_t2v.md")
     parser.add_argument("--tiny", action="store_true", help="small random model, on whatever device there is")
@@ -66,25 +67,38 @@ def main() -> None:
     with halfframe.enabled(bench.pipe):
         bench.generate(2)
 
-    high, low = bench.split()
     full = bench.forward_seconds(bench.latent_frames)
     half = bench.forward_seconds(frames.kept_count(bench.latent_frames))
-    baseline, peak = bench.timed(bench.generate)
-    rest = baseline - 2 * (high + low) * full
-
-    rows = [Row(f"baseline, {arguments.steps} steps", baseline, 1.0, baseline, 1.0, None, peak)]
+    last, last_high = arguments.cfg
+    truncation = {"cfg_truncate_steps": last, "cfg_truncate_high_noise_steps": last_high}
+    variants: list[tuple[str, str | None, dict[str, int]]] = []
     for strategy in arguments.strategies:
-        with halfframe.enabled(bench.pipe, strategy) as run:
-            seconds, peak = bench.timed(bench.generate)
+        variants += [(strategy, strategy, {}), (f"{strategy}, CFG truncated {last}/{last_high}", strategy, truncation)]
+    variants.append((f"CFG truncated {last}/{last_high}", None, truncation))
+
+    baseline, peak = bench.timed(bench.generate)
+    rows: list[Row] = []
+    high = low = 0
+    rest = 0.0
+    for name, strategy, options in variants:
+        with halfframe.enabled(bench.pipe, strategy, **options) as run:
+            seconds, variant_peak = bench.timed(bench.generate)
         report = run.report
         assert report is not None
-        ideal = rest + 2 * (high * half + low * full)
-        rows.append(Row(strategy, seconds, baseline / seconds, ideal, baseline / ideal, report.predicted_speedup, peak))
+        high, low = report.high.steps, report.low.steps
+        rest = baseline - (report.high.forwards_full + report.low.forwards_full) * full
+        # Each forward at the time that it takes alone; what is no forward (VAE, solver) as in the baseline.
+        ideal = rest + report.high.forwards * (half if report.halved else full) + report.low.forwards * full
+        predicted = report.predicted_speedup
+        rows.append(Row(name, seconds, baseline / seconds, ideal, baseline / ideal, predicted, variant_peak))
         print(report, "\n", flush=True)
-    fewer = max(1, round(arguments.steps * min(row.seconds for row in rows) / baseline))
-    seconds, peak = bench.timed(lambda: bench.generate(fewer))
-    ideal = rest + 2 * fewer * full
-    rows.append(Row(f"fewer steps, {fewer}", seconds, baseline / seconds, ideal, baseline / ideal, None, peak))
+    for fewer in sorted({max(1, round(arguments.steps / row.speedup)) for row in rows}, reverse=True):
+        seconds, fewer_peak = bench.timed(lambda fewer=fewer: bench.generate(fewer))  # type: ignore[misc]
+        ideal = rest + 2 * fewer * full
+        rows.append(
+            Row(f"fewer steps: {fewer}", seconds, baseline / seconds, ideal, baseline / ideal, None, fewer_peak)
+        )
+    rows.insert(0, Row(f"baseline, {arguments.steps} steps", baseline, 1.0, baseline, 1.0, None, peak))
 
     facts = bench.facts() | {
         "command": " ".join(["python", *sys.argv]),
@@ -157,13 +171,6 @@ class Bench:
     def synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-
-    def split(self) -> tuple[int, int]:
-        """High- and low-noise steps of the schedule, by a real run's report."""
-        with halfframe.enabled(self.pipe) as run:
-            self.generate()
-        assert run.report is not None
-        return run.report.high.steps, run.report.low.steps
 
     def forward_seconds(self, latent_frames: int, repeats: int = 5) -> float:
         """Median seconds of one forward of an expert over `latent_frames` frames, as `generate` calls it."""

@@ -80,7 +80,7 @@ def import_wan(module: str = "text2video") -> Any:
         if spec is None or spec.submodule_search_locations is None:
             raise HalfframeError("the package `wan` is not installed; pip install --no-deps wan22==2.2.3.")
         package = types.ModuleType("wan")
-        package.__path__ = list(spec.submodule_search_locations)
+        package.__path__, package.__spec__ = list(spec.submodule_search_locations), spec
         sys.modules["wan"] = package
     if torch.cuda.is_available():
         return _import_wan(module)
@@ -249,10 +249,6 @@ def _expert(kind: str, sizes: WanSizes, dtype: torch.dtype) -> Any:
 
 def _vae(sizes: WanSizes, device: torch.device) -> Any:
     module = importlib.import_module("wan.modules.vae2_1")
-    vae = object.__new__(module.Wan2_1_VAE)
-    vae.dtype, vae.device = torch.float32, device
-    vae.mean, vae.std = torch.zeros(16), torch.ones(16)
-    vae.scale = [vae.mean, 1.0 / vae.std]
     model = module.WanVAE_(
         dim=sizes.vae_dim,
         z_dim=16,
@@ -260,8 +256,8 @@ def _vae(sizes: WanSizes, device: torch.device) -> Any:
         num_res_blocks=sizes.vae_res_blocks,
         temperal_downsample=[False, True, True],
     )
-    vae.model = model.eval().requires_grad_(False)
-    return vae
+    with mock.patch.object(module, "_video_vae", return_value=model):  # it would load a checkpoint
+        return module.Wan2_1_VAE(device=device)
 
 
 class StandInTokenizer:

@@ -1,0 +1,138 @@
+"""Commands, their output, and what is said when something is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+import halfframe
+from halfframe.cli import main
+from halfframe.cli.flags import split_flags
+from halfframe.errors import OptionError
+
+
+def test_plan_prints_the_table_of_the_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--size", "832*480", "--frame_num", "49", "--sample_steps", "20"]) == 0
+    text = capsys.readouterr().out
+    for figure in ("637 -> 325", "343 -> 343", "980 -> 668", "31.8%", "split 13 + 7"):
+        assert figure in text
+
+
+def test_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", "--size", "832x480", "--frame_num", "49", "--sample_steps", "20", "--json"]
+    assert main([*arguments, "--cfg_truncate_steps", "5", "--cfg_truncate_high_noise_steps", "3"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["frame_steps_full"], data["frame_steps"]) == (980, 668)
+    assert (data["high"]["forwards"], data["low"]["forwards"]) == (23, 9)
+    assert data["high"]["sequence_lengths"] == [7 * 52 * 30]
+    assert data["schedule"] == "wan"
+
+
+@pytest.mark.parametrize("solver", ["unipc", "dpm++"])
+@pytest.mark.parametrize("steps", [1, 4, 8, 20, 40, 50])
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 12.0])
+def test_formula_splits_as_the_real_solvers_do(
+    solver: Any, steps: int, shift: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def split() -> tuple[int, int, str]:
+        plan = halfframe.plan(sampling_steps=steps, shift=shift, sample_solver=solver, frame_num=9, size=(32, 32))
+        return plan.report.high.steps, plan.report.low.steps, plan.schedule
+
+    real = split()
+    monkeypatch.setattr("halfframe.planning._wan_table", _absent)
+    assert (*real[:2], "formula") == split()
+    assert real[2] == "wan"
+
+
+def _absent(*_: Any) -> Any:
+    raise ImportError("no wan here")
+
+
+def test_plan_counts_what_a_real_run_reports(t2v: Any) -> None:
+    """The planned figures are those of a run: same frame-steps, tokens, forwards and TFLOPs."""
+    options: dict[str, Any] = {"cfg_truncate_steps": 3, "cfg_truncate_high_noise_steps": 2}
+    with halfframe.enabled(t2v, **options) as run:
+        t2v.generate("a", size=(48, 32), frame_num=21, sampling_steps=8, shift=12.0, offload_model=False)
+    report = run.report
+    assert report is not None
+    model = t2v.high_noise_model
+    plan = halfframe.plan(
+        size=(48, 32),
+        frame_num=21,
+        sampling_steps=8,
+        expert_shape=halfframe.cost.ExpertShape(model.dim, model.ffn_dim, model.num_layers, model.text_len),
+        **options,
+    )
+    assert (plan.report.high, plan.report.low) == (report.high, report.low)
+    assert plan.predicted_speedup == report.predicted_speedup
+    full, run_with = (sum(pair) for pair in zip(plan.linear_tflops, plan.attention_tflops, strict=True))
+    assert full == pytest.approx((report.high.tflops_full or 0) + (report.low.tflops_full or 0))
+    assert run_with == pytest.approx((report.high.tflops or 0) + (report.low.tflops or 0))
+
+
+def test_strategies(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["strategies"]) == 0
+    assert f"self-duplicate  halfframe {halfframe.__version__}" in capsys.readouterr().out
+    assert main(["strategies", "--json"]) == 0
+    assert {"self-duplicate", "previous-odd"} <= {row["name"] for row in json.loads(capsys.readouterr().out)}
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    hosts = {host["pipeline"]: host for host in json.loads(capsys.readouterr().out)["hosts"]}
+    for name in ("wan.text2video.WanT2V", "wan.image2video.WanI2V"):
+        assert hosts[name]["verdict"] == "served"
+        assert all(hosts[name]["seams"].values())
+    dense = hosts["wan.textimage2video.WanTI2V"]
+    assert dense["verdict"] == "refused: one model serves every timestep, so there is no expert switch"
+    assert main(["doctor"]) == 0
+    assert "two experts: MISSING" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "--size", "big"], "--size 'big' is no size; give width*height"),
+        (["plan", "--size", "100*100"], "size 100x100 is not made of 16x16 pixel tokens"),
+        (["plan", "--frame_num", "0"], "video_frames is 0; a clip has at least 1 frame"),
+        (["plan", "--sample_steps", "0"], "0 sampling steps are none"),
+        (["plan", "--half_frame_strategy", "nope"], "no strategy is called 'nope'"),
+        (["plan", "--cfg_truncate_steps", "-1"], "cfg_truncate_steps=-1 is no number of steps"),
+        (["run", "nowhere.py", "--enable_half_frame_generation"], "nowhere.py is not there"),
+        (["nowhere.py", "--cfg_truncate_steps", "1"], "nowhere.py is not there"),
+        (["run", "generate.py"], "no flag of halfframe's was given"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_1(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"halfframe: error: {message}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], ["run", "--help"], ["run", "-h"]])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    assert "usage: halfframe" in capsys.readouterr().out
+
+
+def test_flags_of_the_source() -> None:
+    half, improved = "--enable_half_frame_generation", "--enable_improved_frame_completion"
+    own = ["--task", "t2v-A14B", "--prompt", "x"]
+    assert split_flags([half, *own])[0]["strategy"] == "self-duplicate"
+    assert split_flags([*own, half, improved])[0]["strategy"] == "previous-odd"
+    assert split_flags([*own, improved])[0]["strategy"] == "previous-odd"
+    options, rest = split_flags(["--", *own, "--half_frame_strategy", "mine", "--cfg_truncate_steps", "5"])
+    assert options == {"strategy": "mine", "cfg_truncate_steps": 5, "cfg_truncate_high_noise_steps": 0}
+    assert rest == own
+    with pytest.raises(OptionError, match="is the strategy previous-odd, but --half_frame_strategy mine was given"):
+        split_flags([improved, "--half_frame_strategy", "mine"])
+    with pytest.raises(OptionError, match="--task s2v-14B has no expert switch"):
+        split_flags([half, "--task=s2v-14B"])
+    assert split_flags(["--task", "ti2v-5B", "--cfg_truncate_steps", "2"])[0]["strategy"] is None
