@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip --disable-pip-version-check install --quiet --constraint .ci/constraints.txt
-# Other versions of the hosts that the tests run on, each in a folder of its own.
-OTHER_WAN = 2.2.0 2.2.11
+# Other versions of the hosts that the tests run on: one file of requirements each, one folder each.
+HOSTS = $(patsubst .ci/hosts/%.txt,$(VENV)/hosts/%/.done,$(wildcard .ci/hosts/*.txt))
 
-.PHONY: demo test lint clean
+.PHONY: demo test compat clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -31,13 +31,17 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.demo
+$(VENV)/.test: $(VENV)/.demo $(HOSTS)
 	$(PIP) --editable ".[test]"
-	for version in $(OTHER_WAN); do \
-		$(BIN)/pip --disable-pip-version-check install --quiet --no-deps \
-			--target $(VENV)/hosts/wan22-$$version wan22==$$version || exit; \
-	done
 	touch $@
+
+$(VENV)/hosts/%/.done: .ci/hosts/%.txt $(VENV)/.torch
+	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(@D) --requirement $<
+	touch $@
+
+# Runs the host tests on every version and prints the README's table of what works.
+compat: $(VENV)/.test
+	$(BIN)/python tests/hosts/compatibility.py
 
 clean:
 	rm -rf $(VENV)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import halfframe
 from halfframe.cli.flags import FLAGS_HELP, split_flags
+from halfframe.compare import command as compare_command
 from halfframe.errors import HalfframeError
 
 __all__ = ["main"]
@@ -71,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--no-guidance", action="store_true", help="one forward per step, as distilled experts run")
     plan.add_argument("--json", action="store_true", help="plain data instead of the table")
     plan.set_defaults(command=_plan)
+
+    comparison = commands.add_parser("compare", help="baseline and variants on the same prompts and seeds, or videos")
+    compare_command.add_arguments(comparison)
+    comparison.set_defaults(command=compare_command.main)
 
     listing = commands.add_parser("strategies", help="the installed strategies, and which package brings each")
     listing.add_argument("--json", action="store_true", help="plain data instead of the table")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from halfframe.patching import Patches
 from halfframe.run import HostFacts, SamplingRun
 
-__all__ = ["HostAdapter", "StartRun", "patch_solver"]
+__all__ = ["HostAdapter", "HostDiagnosis", "StartRun", "patch_solver"]
 
 StartRun = Callable[[HostFacts], AbstractContextManager[SamplingRun]]
 """Starts a run; leaving it normally finishes the run and files its report, leaving it by an exception drops it."""

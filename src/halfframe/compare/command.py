@@ -1,0 +1,179 @@
+"""``halfframe compare``: the comparison on the command line. `add_arguments` and `main` are all that a parser needs."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+from halfframe.compare import pipelines
+from halfframe.compare.files import compare_files
+from halfframe.compare.output import markdown
+from halfframe.compare.results import Comparison, Variant, fewer_steps
+from halfframe.compare.runner import compare
+from halfframe.context import DEFAULT_STRATEGY
+from halfframe.errors import HalfframeError, OptionError
+
+__all__ = ["DESCRIPTION", "add_arguments", "main"]
+
+DESCRIPTION = """\
+Compare videos made with and without halfframe: seconds, speed-up, MSE, PSNR, SSIM, LPIPS where it is at hand, judder
+and amount of motion, frame by frame and as a table. Either of finished files,
+
+    halfframe compare baseline.mp4 variant.mp4 --output results
+
+or by running a pipeline with the same prompts and seeds: as it is, with each strategy, and with as many fewer steps as
+cost the same, which is the rival that any acceleration has to beat:
+
+    halfframe compare --ckpt_dir Wan2.2-T2V-A14B --size 832x480 --frame_num 49 --sample_steps 20 --output results
+    halfframe compare --diffusers Wan-AI/Wan2.2-T2V-A14B-Diffusers --strategy self-duplicate --output results
+    halfframe compare --tiny --output results
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add everything that `main` reads to `parser`, description included."""
+    parser.description = DESCRIPTION
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="finished clips, the baseline first: mp4, npy, pt")
+
+    source = parser.add_argument_group("or a pipeline, one of")
+    source.add_argument("--tiny", action="store_true", help="a small official pipeline of random weights, on the CPU")
+    source.add_argument("--diffusers", metavar="PATH_OR_ID", help="a diffusers Wan2.2 text-to-video pipeline")
+    source.add_argument("--ckpt_dir", metavar="DIR", help="weights of the official package, which must be installed")
+    source.add_argument("--task", default="t2v-A14B", help="what --ckpt_dir holds; only %(default)s can be compared")
+    source.add_argument("--no-offload", action="store_true", help="keep all parts on the GPU")
+    source.add_argument(
+        "--sdpa", action="store_true", help="PyTorch's attention instead of flash-attention (--ckpt_dir)"
+    )
+
+    clip = parser.add_argument_group("what to make")
+    clip.add_argument("--prompt", action="append", metavar="TEXT", help=f"repeatable (default: {pipelines.PROMPT!r})")
+    clip.add_argument("--seed", action="append", type=int, metavar="N", help="repeatable (default: 0)")
+    clip.add_argument("--frame_num", type=int, metavar="N", help="video frames, 4n+1 (default: 81; 17 with --tiny)")
+    clip.add_argument("--size", metavar="WxH", help="pixels, multiples of 16 (default: 1280x720; 64x48 with --tiny)")
+    clip.add_argument("--sample_steps", type=int, metavar="N", help="solver steps (default: 40; 8 with --tiny)")
+    clip.add_argument("--sample_shift", type=float, metavar="S", help="of the schedule (default: the pipeline's own)")
+
+    variants = parser.add_argument_group("what to compare with the plain pipeline")
+    variants.add_argument(
+        "--strategy",
+        "--half_frame_strategy",
+        dest="strategy",
+        action="append",
+        metavar="NAME",
+        help=f"an installed strategy, or none for all frames; repeatable (default: {DEFAULT_STRATEGY})",
+    )
+    variants.add_argument("--noise", choices=("full", "short"), default="full", help="see halfframe.enabled")
+    variants.add_argument(
+        "--cfg_truncate_steps",
+        type=int,
+        default=0,
+        metavar="N",
+        help="a second variant of each strategy leaves out guidance in the last N steps",
+    )
+    variants.add_argument(
+        "--cfg_truncate_high_noise_steps",
+        type=int,
+        default=0,
+        metavar="N",
+        help="and in the last N steps of the high-noise expert",
+    )
+    variants.add_argument("--fewer_steps", action="append", type=int, metavar="N", help="plain, N steps; repeatable")
+    variants.add_argument("--no-equal-cost", action="store_true", help="do not add fewer steps at equal cost by itself")
+    variants.add_argument(
+        "--equal-cost",
+        choices=("predicted", "measured"),
+        default="predicted",
+        help="what cost is equal: the experts' arithmetic, or the seconds of the first clip (default: %(default)s)",
+    )
+    variants.add_argument(
+        "--warm_up_steps", type=int, default=2, metavar="N", help="before timing (default: %(default)s)"
+    )
+
+    out = parser.add_argument_group("what to write")
+    out.add_argument("--output", type=Path, metavar="DIR", help="folder for JSON, Markdown, plot, strips and clips")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run `halfframe compare`: 0 if all went well; 1 if a variant failed, or nothing could be compared."""
+    try:
+        with warnings.catch_warnings():
+            # Upstream asks for CUDA autocast in every block; without CUDA that does nothing but warn.
+            warnings.filterwarnings("ignore", "CUDA is not available or torch_xla is imported", UserWarning)
+            warnings.filterwarnings("ignore", ".*torch.cuda.amp.autocast", FutureWarning)
+            comparison = _compared(arguments)
+    except HalfframeError as error:
+        _say(f"halfframe compare: error: {_one_line(error)}")
+        return 1
+    print(markdown(comparison), end="")
+    if arguments.output:
+        _say(f"written to {arguments.output}")
+    for results in comparison.failures:
+        _say(f"halfframe compare: error: variant {results.variant.name!r} failed: {_one_line(results.error)}")
+    return 1 if comparison.failures else 0
+
+
+def _compared(arguments: argparse.Namespace) -> Comparison:
+    modes = {
+        "VIDEO files": bool(arguments.videos),
+        "--tiny": arguments.tiny,
+        "--diffusers": arguments.diffusers is not None,
+        "--ckpt_dir": arguments.ckpt_dir is not None,
+    }
+    given = [name for name, is_given in modes.items() if is_given]
+    if len(given) != 1:
+        raise OptionError(f"{' and '.join(given) or 'nothing'} given; needed: one of {', '.join(modes)}. See --help.")
+    facts = {"command": shlex.join(["halfframe", *sys.argv[1:]])}
+    if arguments.videos:
+        return compare_files(arguments.videos, output=arguments.output, progress=_say, facts=facts)
+    variants = _variants(arguments)
+    loaded = pipelines.load(arguments, _say)
+    if not loaded.random_weights:
+        facts["weights"] = f"as loaded from {arguments.diffusers or arguments.ckpt_dir}"
+    return compare(
+        loaded.generate,
+        variants,
+        prompts=arguments.prompt or [pipelines.PROMPT],
+        seeds=arguments.seed or [0],
+        steps=loaded.steps,
+        equal_cost=None if arguments.no_equal_cost else arguments.equal_cost,
+        warm_up_steps=arguments.warm_up_steps,
+        output=arguments.output,
+        progress=_say,
+        random_weights=loaded.random_weights or None,
+        facts=facts,
+    )
+
+
+def _variants(arguments: argparse.Namespace) -> list[Variant]:
+    truncation = {
+        name: getattr(arguments, name)
+        for name in ("cfg_truncate_steps", "cfg_truncate_high_noise_steps")
+        if getattr(arguments, name)
+    }
+    cut = f"CFG truncated {arguments.cfg_truncate_steps}/{arguments.cfg_truncate_high_noise_steps}"
+    variants = []
+    for name in dict.fromkeys(arguments.strategy or [DEFAULT_STRATEGY]):
+        halved = name != "none"
+        options = {"strategy": name if halved else None}
+        if halved:
+            options |= {"noise": arguments.noise} if arguments.noise != "full" else {}
+            variants.append(Variant(name, options))
+        elif not truncation:
+            raise OptionError(
+                "--strategy none computes all frames, as the baseline; give --cfg_truncate_steps with it."
+            )
+        if truncation:
+            variants.append(Variant(f"{name}, {cut}" if halved else cut, {**options, **truncation}))
+    return variants + [fewer_steps(steps) for steps in dict.fromkeys(arguments.fewer_steps or [])]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())

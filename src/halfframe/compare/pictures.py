@@ -1,0 +1,164 @@
+"""Pictures of a comparison: a strip of frames, all variants beside each other, and metrics frame by frame."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfframe.compare.extras import require
+from halfframe.compare.quality import Quality
+from halfframe.compare.results import Comparison, Results
+
+__all__ = ["beside", "plot", "random_weights", "strip"]
+
+Clip = npt.NDArray[np.uint8]
+
+_GAP = 6
+_TEXT = 16
+_INK = (25, 25, 25)
+_PAPER = (255, 255, 255)
+
+
+def strip(clips: Mapping[str, Clip], caption: str = "", columns: int = 6, tile_width: int = 240) -> Any:
+    """A PIL picture: a row per clip ``(F, H, W, 3)``, labelled, with up to `columns` frames spread over its length.
+
+    Columns are headed by the number of the video frame, from 0; small frames are enlarged without smoothing.
+    """
+    image, draw_module = require("PIL.Image", "draw pictures"), require("PIL.ImageDraw", "draw pictures")
+    shortest = min(len(clip) for clip in clips.values())
+    columns = min(columns, shortest)
+    # Middles of equal parts: from first to last in whole latent pairs would show kept latent frames only.
+    numbers = [int((i + 0.5) * shortest / columns) for i in range(columns)]
+    tiles = {name: [_resized(clip[number], tile_width) for number in numbers] for name, clip in clips.items()}
+    label_width = 2 * _GAP + max(_text_width(line) for name in clips for line in _wrapped(name))
+    lines = _wrapped(caption, 110) if caption else []
+    top = _GAP + (_TEXT + 6) * (len(lines) + 1)
+    width = label_width + len(numbers) * (tile_width + _GAP)
+    height = top + sum(row[0].height + _GAP for row in tiles.values())
+    width = max([width, *(2 * _GAP + _text_width(line) for line in lines)])
+    canvas = image.new("RGB", (width, height), _PAPER)
+    draw = draw_module.Draw(canvas)
+    for i, line in enumerate(lines):
+        draw.text((_GAP, _GAP + i * (_TEXT + 6)), line, fill=_INK, font=_font())
+    for column, number in enumerate(numbers):
+        x = label_width + column * (tile_width + _GAP)
+        draw.text((x, top - _TEXT - 6), f"frame {number}", fill=_INK, font=_font())
+    y = top
+    for name, row in tiles.items():
+        draw.multiline_text((_GAP, y), "\n".join(_wrapped(name)), fill=_INK, font=_font())
+        for column, tile in enumerate(row):
+            canvas.paste(tile, (label_width + column * (tile_width + _GAP), y))
+        y += row[0].height + _GAP
+    return canvas
+
+
+def beside(clips: Mapping[str, Clip], columns: int = 3, widest: int = 1920) -> Clip:
+    """All clips at once, labelled, up to `columns` in a row: one clip ``(F, H', W', 3)``, as long as the shortest.
+
+    Panels are shrunk so that a row is at most `widest` pixels; small ones are enlarged without smoothing.
+    """
+    image, draw_module = require("PIL.Image", "draw pictures"), require("PIL.ImageDraw", "draw pictures")
+    columns = min(columns, len(clips))
+    source = max(clip.shape[2] for clip in clips.values())
+    tile_width = min((widest - _GAP * (columns - 1)) // columns, max(source, 320))
+    labels = {name: _wrapped(name, max(12, tile_width // 9)) for name in clips}
+    label_height = (_TEXT + 6) * max(map(len, labels.values())) + _GAP
+    tile_height = max(_resized(clip[0], tile_width).height for clip in clips.values())
+    rows = math.ceil(len(clips) / columns)
+    width = columns * (tile_width + _GAP) - _GAP
+    blank = image.new("RGB", (width, rows * (tile_height + label_height)), _PAPER)
+    draw = draw_module.Draw(blank)
+    corners = {}
+    for index, name in enumerate(clips):
+        x, y = index % columns * (tile_width + _GAP), index // columns * (tile_height + label_height)
+        draw.multiline_text((x + 4, y + 2), "\n".join(labels[name]), fill=_INK, font=_font())
+        corners[name] = (x, y + label_height)
+    frames = []
+    for number in range(min(len(clip) for clip in clips.values())):
+        frame = blank.copy()
+        for name, clip in clips.items():
+            frame.paste(_resized(clip[number], tile_width), corners[name])
+        frames.append(np.asarray(frame))
+    return np.stack(frames)
+
+
+def plot(comparison: Comparison, path: str | Path) -> None:
+    """PSNR and SSIM of every variant over the video frames, mean over its clips, as a PNG.
+
+    Frames that equal the baseline's have no finite PSNR: they are left open.
+    """
+    figures = require("matplotlib.figure", "draw the plot")
+    require("matplotlib.backends.backend_agg", "draw the plot")
+    rows = [results for results in comparison.variants if any(trial.quality for trial in results.trials)]
+    if not rows:
+        return
+    figure = figures.Figure(figsize=(10, 6.5), dpi=120, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for i, results in enumerate(rows):
+        style = {"label": _label(results), "marker": "osD^v*PX"[i % 8], "markersize": 4, "linewidth": 1.4}
+        style["linestyle"] = ("-", "--", ":", "-.")[i % 4]  # lines that coincide stay visible
+        psnr = _over_frames(results, lambda quality: quality.psnr_frames)
+        upper.plot(range(len(psnr)), psnr, **style)
+        ssim = _over_frames(results, lambda quality: quality.ssim_frames or ())
+        lower.plot(range(len(ssim)), ssim, **style)
+    upper.set_ylabel("PSNR to the baseline, dB (peak 1)")
+    lower.set_ylabel("SSIM to the baseline")
+    lower.set_xlabel("video frame")
+    clips = max(len(results.trials) for results in rows)
+    facts = comparison.facts
+    about = [str(facts[key]) for key in ("pipeline", "video") if key in facts]
+    about += [f"baseline {comparison.baseline.steps} steps"] if comparison.baseline.steps else []
+    about += [f"mean of {clips} clips" if clips > 1 else "1 clip"]
+    about += ["random weights"] if random_weights(comparison) else []
+    figure.suptitle(", ".join(about), fontsize=11)
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    figure.savefig(path)
+
+
+def random_weights(comparison: Comparison) -> bool:
+    """Whether the clips are noise, which every picture of them must say."""
+    return str(comparison.facts.get("weights", "")).startswith("random")
+
+
+def _label(results: Results) -> str:
+    steps = "" if results.steps is None or str(results.steps) in results.variant.name else f", {results.steps} steps"
+    return results.variant.name + steps
+
+
+def _over_frames(results: Results, get: Any) -> list[float]:
+    """Mean over the clips, frame by frame; NaN where no clip has a finite value."""
+    qualities: list[Quality] = [trial.quality for trial in results.trials if trial.quality]
+    frames: Sequence[Sequence[float]] = [get(quality) for quality in qualities]
+    means = []
+    for values in zip(*frames, strict=False):
+        finite = [value for value in values if math.isfinite(value)]
+        means.append(sum(finite) / len(finite) if finite else math.nan)
+    return means
+
+
+def _resized(frame: Clip, width: int) -> Any:
+    image = require("PIL.Image", "draw pictures")
+    picture = image.fromarray(np.ascontiguousarray(frame))
+    height = max(1, round(picture.height * width / picture.width))
+    method = image.Resampling.NEAREST if width > picture.width else image.Resampling.LANCZOS
+    return picture.resize((width, height), method)
+
+
+def _font() -> Any:
+    return require("PIL.ImageFont", "draw pictures").load_default(_TEXT)
+
+
+def _text_width(text: str) -> int:
+    return math.ceil(float(_font().getlength(text)))
+
+
+def _wrapped(text: str, width: int = 18) -> list[str]:
+    return textwrap.wrap(text, width) or [""]

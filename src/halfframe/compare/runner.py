@@ -1,0 +1,140 @@
+"""`compare`: every variant on the same prompts and seeds, timed, measured, and written down as it comes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import halfframe
+from halfframe.compare.bench import Bench, GenerateFunction
+from halfframe.compare.equal_cost import EqualCost
+from halfframe.compare.extras import require
+from halfframe.compare.facts import machine_facts
+from halfframe.compare.output import Writer
+from halfframe.compare.results import Comparison, Results, Variant
+from halfframe.errors import HalfframeError, OptionError
+
+__all__ = ["WEIGHTS", "compare"]
+
+WEIGHTS = {True: "random, so the pictures are noise and say nothing of quality", False: "trained", None: "not stated"}
+
+_logger = logging.getLogger(__name__)
+
+
+def compare(
+    generate: GenerateFunction,
+    variants: Iterable[Variant],
+    *,
+    prompts: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    steps: int,
+    pipe: Any = None,
+    baseline: Variant | None = None,
+    equal_cost: EqualCost | None = "predicted",
+    warm_up_steps: int = 2,
+    temporal_stride: int = 4,
+    output: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+    random_weights: bool | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Comparison:
+    """Make the same clips by a baseline and by each variant, and say what each costs and how far it is off.
+
+    Args:
+        generate: ``(prompt, seed, steps) -> video`` in any form that `as_video` takes; see `official_generate` and
+            `diffusers_generate`. The same arguments must give the same clip.
+        variants: what to compare. One that raises is reported with its error, and the others go on.
+        prompts: one or more.
+        seeds: one or more; each prompt is made with each seed.
+        steps: solver steps of the baseline and of every variant that names none of its own.
+        pipe: the pipeline that `generate` uses, for variants with halfframe's options; by default ``generate.pipe``.
+        baseline: what the others are measured against; by default, the pipeline as it is.
+        equal_cost: adds for each variant with halfframe's options, after its first clip, the plain pipeline with as
+            many steps as cost the same: by the report's predicted speed-up of the experts (``"predicted"``; by the
+            measured one where there is none), or by the seconds of that clip (``"measured"``), which lets fewer steps
+            pay for what does not depend on the steps. None for no such variants.
+        warm_up_steps: steps of an untimed clip before the timed ones, for each variant; 0 for none.
+        temporal_stride: video frames per latent frame.
+        output: folder for tables, pictures and clips, written as they come; None for none.
+        progress: is told, a line at a time, what goes on; by default the log is, at level INFO.
+        random_weights: for the heading of the tables; None if it is not known.
+        facts: more for that heading.
+
+    Raises:
+        ComparisonError: the baseline failed; ``error.comparison`` has what was finished.
+        OptionError: nothing to do, two variants of one name, or options that `halfframe.enabled` refuses.
+        UnsupportedPipelineError: `pipe` cannot be halved.
+        HalfframeError: a package of the extra ``compare`` is missing.
+    """
+    first = Variant("baseline") if baseline is None else baseline
+    rows = [Results(variant, variant.steps or steps) for variant in (first, *variants)]
+    pipe = getattr(generate, "pipe", None) if pipe is None else pipe
+    _check(rows, prompts, seeds, steps, warm_up_steps, equal_cost)
+    for results in rows:
+        _check_options(results.variant, pipe)
+    require("skimage.metrics", "compute SSIM")
+    heading = {
+        **machine_facts(getattr(generate, "device", None)),
+        **getattr(generate, "facts", {}),
+        "weights": WEIGHTS[random_weights],
+        "steps": steps,
+        "prompts": list(prompts),
+        "seeds": list(seeds),
+        "warm-up": f"{warm_up_steps} steps per variant, untimed" if warm_up_steps else "none",
+        **(facts or {}),
+    }
+    comparison = Comparison(rows[0], rows[1:], heading)
+    writer = Writer(output)
+    bench = Bench(generate, pipe, comparison, writer, progress or _logger.info, temporal_stride)
+    try:
+        if warm_up_steps:
+            bench.warm_up(prompts[0], seeds[0], warm_up_steps)
+        bench.run([(prompt, seed) for prompt in prompts for seed in seeds], equal_cost)
+    finally:
+        writer.finish(comparison)
+    return comparison
+
+
+def _check(
+    rows: Sequence[Results],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    steps: int,
+    warm_up_steps: int,
+    equal_cost: EqualCost | None,
+) -> None:
+    if len(rows) < 2:
+        raise OptionError("there is nothing to compare the baseline with; give one variant or more.")
+    names = [results.variant.name for results in rows]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise OptionError(f"several variants are called {', '.join(map(repr, twice))}; give each a name of its own.")
+    if isinstance(prompts, str) or not prompts or isinstance(seeds, int) or not seeds:
+        raise OptionError(f"prompts={prompts!r}, seeds={seeds!r}; needed: lists of one prompt and one seed or more.")
+    for name, kind in (("prompts", prompts), ("seeds", seeds)):
+        if len(set(kind)) < len(kind):
+            raise OptionError(f"{name} {list(kind)} holds one twice; leave it out, it would give the same clips.")
+    if steps < 1 or warm_up_steps < 0:
+        raise OptionError(f"steps={steps}, warm_up_steps={warm_up_steps}; needed: 1 or more, and 0 or more.")
+    if equal_cost not in ("predicted", "measured", None):
+        raise OptionError(f"equal_cost={equal_cost!r} is unknown; needed: 'predicted', 'measured' or None.")
+
+
+def _check_options(variant: Variant, pipe: Any) -> None:
+    """Enable and leave at once: a misspelt option shows now, and not after the baseline's hour."""
+    if variant.options is None:
+        return
+    if pipe is None:
+        raise OptionError(
+            f"variant {variant.name!r} has options for halfframe, but there is no pipeline to enable; pass `pipe`, the "
+            "object that `generate` calls."
+        )
+    try:
+        with halfframe.enabled(pipe, **variant.options):
+            pass
+    except TypeError as error:
+        raise OptionError(f"variant {variant.name!r}: halfframe.enabled does not take its options: {error}.") from error
+    except HalfframeError as error:
+        raise type(error)(f"variant {variant.name!r}: {error}") from error
