@@ -136,6 +136,7 @@ class SamplingRun:
         self._schedule: Schedule | None = None
         self._index = 0
         self._forward = 0
+        self._leaves_out = False
         self._last_call: Call | None = None
         self._carried: Tensor | None = None
         self._replacement: Tensor | None = None
@@ -198,15 +199,13 @@ class SamplingRun:
     def stand_in(self) -> Tensor | None:
         """What takes the place of the expert's coming forward, ``(..., F, H, W)``; None if it is to be made.
 
-        That is so for the unconditional forward of a step with truncated guidance; asking counts it as left out.
+        That is so for the unconditional forward of a step with truncated guidance. Who asks and is given one must not
+        make the forward: it counts as left out.
         """
-        last, schedule = self._last_call, self._schedule
-        if last is None or schedule is None or self._index >= len(schedule.steps):
+        if self._schedule is None or self._index >= len(self._schedule.steps):
             return None
-        prediction = self.guidance.stand_in(schedule.steps[self._index], self._forward)
-        if prediction is not None:
-            self._forward += 1
-            self._meter.skip(last.step.expert, self._full_length(last), _clips(last))
+        prediction = self.guidance.stand_in(self._schedule.steps[self._index], self._forward)
+        self._leaves_out = prediction is not None
         return prediction
 
     def after_call(self, call: Call, prediction: Tensor) -> Tensor:
@@ -247,6 +246,9 @@ class SamplingRun:
         call, schedule = self._last_call, self._schedule
         if call is None or schedule is None or self._forward == 0:
             return result  # a step without an expert call is none of ours
+        if self._leaves_out:
+            self._meter.skip(call.step.expert, self._full_length(call), _clips(call))
+        self._leaves_out = False
         self._meter.step(call.step.expert, call.inputs.shape[frames.TIME_DIM])
         self._index += 1
         self._forward = 0
