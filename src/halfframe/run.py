@@ -164,7 +164,9 @@ class SamplingRun:
         self._shape = shape
         self._ask("begin", self.strategy.begin, shape[frames.TIME_DIM])
         like = source.like
-        allocation = Allocation(shape, self._settings.noise, like.dtype, like.device, source.draw)
+        allocation = Allocation(
+            shape, self._settings.noise, like.dtype, like.device, source.draw, self._pinned(shape[frames.TIME_DIM])
+        )
         latents: Tensor | None = self._hooks.halfframe_allocate(allocation=allocation)
         if latents is not None:
             return _checked(latents, shape, like, "what a halfframe_allocate hook returned")

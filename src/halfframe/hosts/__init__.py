@@ -9,6 +9,7 @@ import pluggy
 from halfframe.errors import UnsupportedPipelineError
 from halfframe.hookspecs import hookimpl
 from halfframe.hosts.base import HostAdapter, StartRun, patch_solver
+from halfframe.hosts.diffusers_wan import DiffusersWan
 from halfframe.hosts.wan_official import WanOfficial
 
 __all__ = ["BuiltinHosts", "HostAdapter", "StartRun", "find_host", "installed_hosts", "patch_solver"]
@@ -20,7 +21,7 @@ class BuiltinHosts:
     @hookimpl(trylast=True)
     def halfframe_hosts(self) -> Sequence[HostAdapter]:
         """The built-in adapters."""
-        return (WanOfficial(),)
+        return (WanOfficial(), DiffusersWan())
 
 
 def installed_hosts(manager: pluggy.PluginManager) -> tuple[HostAdapter, ...]:

@@ -68,6 +68,7 @@ class Allocation:
         device: of the latents that must come out.
         draw: draws standard normal noise of a given shape from the user's generator, on the host's device and in the
             host's dtype. The same shape as `shape` gives exactly what the host would have drawn.
+        pinned: positions of frames that the host has computed at every step, beside the strategy's choice.
     """
 
     shape: tuple[int, ...]
@@ -75,6 +76,7 @@ class Allocation:
     dtype: torch.dtype
     device: torch.device
     draw: Callable[[tuple[int, ...]], Tensor]
+    pinned: tuple[int, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -151,14 +153,16 @@ class Expansion(Strategy):
 
         Skipped frames mirror the kept frame before them; they stay a mirror until the switch.
         """
-        kept = frames.kept_indices(allocation.num_frames)
+        num_frames = allocation.num_frames
+        kept = frames.kept_indices(num_frames)
         if allocation.noise == "short":
             shape = list(allocation.shape)
             shape[frames.TIME_DIM] = len(kept)
-            noise = allocation.draw(tuple(shape))
-        else:
-            noise = frames.take(allocation.draw(allocation.shape), kept)
-        return frames.hold(noise, kept, allocation.num_frames)
+            return frames.hold(allocation.draw(tuple(shape)), kept, num_frames)
+        noise = allocation.draw(allocation.shape)
+        carried = frames.hold(frames.take(noise, kept), kept, num_frames)
+        pinned = allocation.pinned
+        return frames.put(carried, pinned, frames.take(noise, pinned)) if pinned else carried
 
     def select(self, step: Step) -> Sequence[int] | None:
         """Every other frame for the high-noise expert, all for the other."""

@@ -1,0 +1,81 @@
+"""Calls of a module that other pipelines may share: taken over in one thread, for a while.
+
+What runs a module's call is replaced on the instance: its ``forward``, or for a module compiled in place by
+``module.compile()`` the compiled call, which a new ``forward`` would either escape or force to be compiled again. Code
+that offloads weights puts itself into ``forward`` too, before a run starts; what it put there is called as ever.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["Around", "intercept"]
+
+Around = Callable[[Callable[..., Any], dict[str, Any], tuple[Any, ...]], Any]
+"""``(original, keywords, positional arguments) -> output``; calls ``original``, or does not."""
+
+_COMPILED_CALL = "_compiled_call_impl"  # where torch keeps the call of a module compiled in place
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Interception:
+    thread: int
+    around: Around
+
+
+class _Switchboard:
+    """In place of what runs a module's call: gives it to the calling thread's interception, if it has one.
+
+    There is one per module, however many runs share it, so that they may end in any order.
+    """
+
+    def __init__(self, module: torch.nn.Module, attribute: str) -> None:
+        self.original: Callable[..., Any] = getattr(module, attribute)
+        self.was_own = attribute in vars(module)
+        self.interceptions: tuple[_Interception, ...] = ()  # exchanged, never changed: read without the lock
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        thread = threading.get_ident()
+        # A run may be started in the middle of another one of its thread, and then the calls are the later one's.
+        for interception in reversed(self.interceptions):
+            if interception.thread == thread:
+                return interception.around(self.original, kwargs, args)
+        return self.original(*args, **kwargs)
+
+
+def intercept(module: torch.nn.Module, around: Around) -> Callable[[], None]:
+    """Have `around` make this thread's calls of `module`, until the returned function is called.
+
+    Several interceptions of one module may be undone in any order. If somebody else replaced what was replaced here,
+    theirs stays, and calls through it are plain ones.
+
+    Args:
+        module: the module, or the wrapper that ``torch.compile`` put around it.
+        around: makes the call, or answers without making it.
+    """
+    attribute = _COMPILED_CALL if vars(module).get(_COMPILED_CALL) is not None else "forward"
+    interception = _Interception(threading.get_ident(), around)
+    with _lock:
+        found: Any = vars(module).get(attribute)
+        board = found if isinstance(found, _Switchboard) else _Switchboard(module, attribute)
+        board.interceptions = (*board.interceptions, interception)
+        if board is not found:
+            setattr(module, attribute, board)
+
+    def undo() -> None:
+        with _lock:
+            board.interceptions = tuple(other for other in board.interceptions if other is not interception)
+            if board.interceptions or vars(module).get(attribute) is not board:
+                return
+            if board.was_own:
+                setattr(module, attribute, board.original)
+            else:
+                delattr(module, attribute)
+
+    return undo
