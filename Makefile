@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PIP = $(BIN)/pip --disable-pip-version-check install --quiet --constraint .ci/constraints.txt
+PIP = $(BIN)/pip --disable-pip-version-check install --quiet --no-warn-conflicts --constraint .ci/constraints.txt
 # Other versions of the hosts that the tests run on: one file of requirements each, one folder each.
 HOSTS = $(patsubst .ci/hosts/%.txt,$(VENV)/hosts/%/.done,$(wildcard .ci/hosts/*.txt))
 

@@ -19,7 +19,7 @@ from halfframe.report import Report
 from halfframe.run import HostFacts, SamplingRun, Settings
 from halfframe.strategies.base import NOISE_MODES, ExpandFunction, Noise, Strategy
 
-__all__ = ["DEFAULT_STRATEGY", "EnabledPipe", "enabled"]
+__all__ = ["DEFAULT_STRATEGY", "EnabledPipe", "check_options", "enabled"]
 
 DEFAULT_STRATEGY = "self-duplicate"
 
@@ -103,6 +103,31 @@ def _refuse_enabled(pipe: object) -> None:
         )
 
 
+def check_options(
+    strategy: str | Strategy | type[Strategy] | ExpandFunction | None = DEFAULT_STRATEGY,
+    *,
+    noise: Noise = "full",
+    cfg_truncate_steps: int = 0,
+    cfg_truncate_high_noise_steps: int = 0,
+    cfg_mode: GuidanceMode = "conditional",
+    measure: bool = False,
+    tflops: float | None = None,
+    plugins: Iterable[object] = (),
+    **options: Any,
+) -> tuple[Strategy, pluggy.PluginManager, Settings]:
+    """What `enabled` makes of its arguments, all but the pipeline; raises as it does."""
+    if noise not in NOISE_MODES:
+        raise OptionError(f"noise={noise!r} is unknown; needed: one of {', '.join(map(repr, NOISE_MODES))}.")
+    if tflops is not None and not tflops > 0:
+        raise OptionError(f"tflops={tflops!r} is no rate; give the device's sustained TFLOP/s, or leave it out.")
+    if not isinstance(plugins, Iterable):
+        raise OptionError(f"plugins={plugins!r} is no list of plugins; give plugins=[plugin].")
+    guidance = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode)
+    settings = Settings(noise=noise, guidance=guidance, measure=measure, tflops=tflops, options=dict(options))
+    manager = hook_manager([*plugins, BuiltinHosts()])
+    return resolve_strategy(Strategy() if strategy is None else strategy, options), manager, settings
+
+
 @contextmanager
 def enabled(
     pipe: Any,
@@ -151,17 +176,19 @@ def enabled(
         OptionError: an unknown option or an unusable value.
         HalfframeError: the pipeline is enabled already, or, from within a run, is generating already.
     """
-    if noise not in NOISE_MODES:
-        raise OptionError(f"noise={noise!r} is unknown; needed: one of {', '.join(map(repr, NOISE_MODES))}.")
-    if tflops is not None and not tflops > 0:
-        raise OptionError(f"tflops={tflops!r} is no rate; give the device's sustained TFLOP/s, or leave it out.")
     _refuse_enabled(pipe)
-    manager = hook_manager([BuiltinHosts(), *plugins])
-    host = find_host(pipe, manager)
-    guidance = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode)
-    settings = Settings(noise=noise, guidance=guidance, measure=measure, tflops=tflops, options=dict(options))
-    resolved = resolve_strategy(Strategy() if strategy is None else strategy, options)
-    handle = EnabledPipe(pipe, host, resolved, manager, settings)
+    resolved, manager, settings = check_options(
+        strategy,
+        noise=noise,
+        cfg_truncate_steps=cfg_truncate_steps,
+        cfg_truncate_high_noise_steps=cfg_truncate_high_noise_steps,
+        cfg_mode=cfg_mode,
+        measure=measure,
+        tflops=tflops,
+        plugins=plugins,
+        **options,
+    )
+    handle = EnabledPipe(pipe, find_host(pipe, manager), resolved, manager, settings)
     handle._attach()
     _logger.debug("enabled %s on %s", handle.strategy.name, type(pipe).__name__)
     try:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
+from collections.abc import Sequence
 from typing import Any
 
-from halfframe.errors import HalfframeError
+import torch
+
+from halfframe.errors import HalfframeError, OptionError
 from halfframe.hosts import BuiltinHosts, installed_hosts
-from halfframe.hosts.base import HostDiagnosis
+from halfframe.hosts.base import HostAdapter, HostDiagnosis
+from halfframe.hosts.source import package_version
 from halfframe.plugins import HOOK_GROUP, STRATEGY_GROUP, hook_manager, resolve_strategy, strategies
 
 __all__ = ["Diagnosis", "doctor"]
@@ -27,6 +32,11 @@ class Diagnosis:
     strategies: dict[str, str]
     hooks: str
 
+    @property
+    def sound(self) -> bool:
+        """Whether every installed plugin can be used."""
+        return self.hooks.startswith("ok") and all(verdict.startswith("ok") for verdict in self.strategies.values())
+
     def to_dict(self) -> dict[str, Any]:
         """The findings as plain data that `json.dumps` takes."""
         return {
@@ -36,15 +46,24 @@ class Diagnosis:
         }
 
     def __str__(self) -> str:
-        lines = ["hosts"]
+        versions = f"halfframe {package_version('halfframe')[1]}, torch {torch.__version__}"
+        lines = [f"{versions}, python {platform.python_version()}", "hosts"]
         for host in self.hosts:
             version = host.version or "not installed"
-            lines.append(f"  {host.pipeline:<40} {host.package} {version}: {host.verdict}")
-            lines += [f"      {seam}: {'found' if found else 'MISSING'}" for seam, found in host.seams.items()]
+            verdict = "" if host.version is None else f": {host.verdict}"
+            lines.append(f"  {host.pipeline:<40} {host.package} {version}{verdict}")
+            if not host.verdict.startswith("refused: one"):  # there a missing seam is no fault
+                lines += [f"      {seam}: {'found' if found else 'MISSING'}" for seam, found in host.seams.items()]
         lines.append(f"strategies (entry points of {STRATEGY_GROUP})")
         lines += [f"  {name:<40} {verdict}" for name, verdict in self.strategies.items()]
         lines += [f"hook plugins (entry points of {HOOK_GROUP})", f"  {self.hooks}"]
         return "\n".join(lines)
+
+
+def _diagnose(adapter: HostAdapter) -> Sequence[HostDiagnosis]:
+    if hasattr(adapter, "diagnose"):
+        return adapter.diagnose()
+    return [HostDiagnosis(adapter.serves, adapter.name, "unknown", {}, "served, says its plugin")]
 
 
 def doctor() -> Diagnosis:
@@ -57,13 +76,16 @@ def doctor() -> Diagnosis:
         try:
             resolve_strategy(info.name, {})
             checked[info.name] = f"ok, {info.distribution} {info.version}"
-        except HalfframeError as error:
-            checked[info.name] = str(error)
+        except OptionError as error:  # an option that it needs is no fault
+            checked[info.name] = f"ok, {info.distribution} {info.version}, with options: {error}"
+        except Exception as error:  # whatever a plugin does wrong, the others are still to be looked at
+            checked[info.name] = str(error) if isinstance(error, HalfframeError) else f"{type(error).__name__}: {error}"
     try:
         manager = hook_manager([BuiltinHosts()])
-        hooks = "ok"
+        names = [name for name, _ in manager.list_name_plugin() if not name.startswith("BuiltinHosts")]
+        hooks = f"ok: {', '.join(names) or 'none installed'}"
     except HalfframeError as error:
         manager = hook_manager([BuiltinHosts()], installed=False)
         hooks = str(error)
-    diagnoses = [finding for adapter in installed_hosts(manager) for finding in adapter.diagnose()]
+    diagnoses = [finding for adapter in installed_hosts(manager) for finding in _diagnose(adapter)]
     return Diagnosis(tuple(diagnoses), checked, hooks)

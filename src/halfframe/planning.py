@@ -93,6 +93,7 @@ class Plan:
         return "\n".join(
             [
                 f"plan: {report.strategy}, {report.video_frames} video frames, {report.latent_frames} latent frames",
+                *([] if report.halved else [f"nothing is halved: {report.note}"]),
                 *table,
                 f"linear terms {linear:.0f} -> {linear_run:.0f} TFLOP, attention {attention:.0f} -> "
                 f"{attention_run:.0f} TFLOP",
@@ -156,6 +157,10 @@ def plan(
     width, height = size
     if width < 16 or height < 16 or width % 16 or height % 16:
         raise OptionError(f"size {width}x{height} is not made of 16x16 pixel tokens; give multiples of 16.")
+    if not 0 <= boundary <= 1:
+        raise OptionError(f"boundary {boundary} is outside 0..1; T2V-A14B has 0.875, I2V-A14B 0.9.")
+    if not shift > 0:
+        raise OptionError(f"shift {shift} is not positive; T2V-A14B is run with 12, I2V-A14B with 5.")
     if sampling_steps < 1:
         raise OptionError(f"{sampling_steps} sampling steps are none; give 1 or more.")
     truncation = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode)
@@ -190,7 +195,13 @@ def plan(
         noise="full",
         latent_frames=latent_frames,
         switch=switch,
-        why_not="the strategy leaves out no frame in this schedule",
+        why_not=(
+            "the clip has 1 latent frame"
+            if latent_frames == 1
+            else f"no timestep of the schedule reaches the boundary {boundary:g}"
+            if not any(step.expert == "high" for step in schedule.steps)
+            else f"strategy {resolved.name!r} leaves out no frame"
+        ),
     )
     return Plan(
         report=report,

@@ -187,6 +187,12 @@ def _check_options(name: str, target: Callable[..., Any], options: Mapping[str, 
             f"strategy {name!r} has no signature that says how to call it; wrap it in a function (latents, num_frames)."
         ) from error
     try:
+        signature.bind_partial(*(None,) * skip)
+    except TypeError as error:
+        raise StrategyError(
+            f"strategy {name!r} cannot be called: {error}; needed: a function that accepts (latents, num_frames)."
+        ) from error
+    try:
         signature.bind(*(None,) * skip, **options)
     except TypeError as error:
         parameters = list(signature.parameters.values())[skip:]

@@ -8,8 +8,11 @@ predictions filled up again, and at the switch the strategy turns the carried cl
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -271,7 +274,9 @@ class SamplingRun:
             why_not=self._why_not_halved(),
         )
         if not (report.halved or (report.guidance_truncated and not self.strategy.halves)):
-            warnings.warn(f"halfframe: nothing was halved: {report.note}", HalfframeWarning, stacklevel=2)
+            warnings.warn(
+                f"halfframe: nothing was halved: {report.note}", HalfframeWarning, stacklevel=_callers_level()
+            )
         _logger.info(report.summary())
         self._hooks.halfframe_report(report=report)
         return report
@@ -431,6 +436,15 @@ def _checked(value: Any, shape: Sequence[int], like: Tensor | None, what: str) -
             f"{what} is {value.dtype} on {value.device}; needed: {like.dtype} on {like.device}, as the host has it."
         )
     return value
+
+
+def _callers_level() -> int:
+    """The `stacklevel` at which a warning given by our caller points out of this package (and contextlib)."""
+    level, frame = 1, sys._getframe(1)
+    ours = (os.path.dirname(__file__), os.path.dirname(contextlib.__file__) + os.sep + "contextlib")
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _clips(call: Call) -> int:

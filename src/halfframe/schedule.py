@@ -38,7 +38,7 @@ class Schedule:
 
         Frames in `pinned` are kept beside the strategy's choice wherever it leaves any out.
         """
-        timesteps = [float(t) for t in solver.timesteps]
+        timesteps = [float(t) for t in solver.timesteps.tolist()]  # one transfer, not one per step
         experts: list[Expert] = ["high" if t >= boundary else "low" for t in timesteps]
         steps = tuple(
             Step(

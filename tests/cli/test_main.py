@@ -88,7 +88,10 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     dense = hosts["wan.textimage2video.WanTI2V"]
     assert dense["verdict"] == "refused: one model serves every timestep, so there is no expert switch"
     assert main(["doctor"]) == 0
-    assert "two experts: MISSING" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "wan22 2.2.3: served" in text
+    assert "two experts: found" in text
+    assert "MISSING" not in text
 
 
 @pytest.mark.parametrize(
@@ -100,6 +103,10 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["plan", "--sample_steps", "0"], "0 sampling steps are none"),
         (["plan", "--half_frame_strategy", "nope"], "no strategy is called 'nope'"),
         (["plan", "--cfg_truncate_steps", "-1"], "cfg_truncate_steps=-1 is no number of steps"),
+        (["plan", "--boundary", "2"], "boundary 2.0 is outside 0..1"),
+        (["plan", "--sample_shift", "-1"], "shift -1.0 is not positive"),
+        ([__file__, "--half_frame_strategy", "nope"], "no strategy is called 'nope'"),
+        ([__file__, "--cfg_truncate_steps", "-2"], "cfg_truncate_steps=-2 is no number of steps"),
         (["run", "nowhere.py", "--enable_half_frame_generation"], "nowhere.py is not there"),
         (["nowhere.py", "--cfg_truncate_steps", "1"], "nowhere.py is not there"),
         (["run", "generate.py"], "no flag of halfframe's was given"),
@@ -136,3 +143,28 @@ def test_flags_of_the_source() -> None:
     with pytest.raises(OptionError, match="--task s2v-14B has no expert switch"):
         split_flags([half, "--task=s2v-14B"])
     assert split_flags(["--task", "ti2v-5B", "--cfg_truncate_steps", "2"])[0]["strategy"] is None
+
+
+def test_a_plan_in_which_nothing_is_halved_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--frame_num", "1"]) == 0
+    assert "nothing is halved: the clip has 1 latent frame" in capsys.readouterr().out
+
+
+def test_doctor_survives_whatever_a_plugin_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("no GPU here")
+
+    monkeypatch.setattr("halfframe.diagnosis.resolve_strategy", fail)
+    assert main(["doctor"]) == 1
+    assert "RuntimeError: no GPU here" in capsys.readouterr().out
+
+
+def test_doctor_lists_a_host_that_cannot_be_diagnosed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Toy:
+        name, serves = "toy", "a toy.Pipeline"
+
+    monkeypatch.setattr("halfframe.diagnosis.installed_hosts", lambda _: (Toy(),))
+    [found] = halfframe.doctor().hosts
+    assert (found.pipeline, found.verdict) == ("a toy.Pipeline", "served, says its plugin")

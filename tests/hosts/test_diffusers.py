@@ -712,7 +712,8 @@ def refused(pipe: Any) -> str:
 def test_expert_missing(name: str) -> None:
     assert refused(tiny_diffusers_t2v(**{name: None})) == (
         f"WanPipeline cannot be halved: it has no {name}, so there is no expert switch at which the clip could be "
-        "brought back to full length. Use T2V-A14B or I2V-A14B, with both transformers loaded."
+        "brought back to full length. Use T2V-A14B or I2V-A14B, with both transformers loaded and "
+        "boundary_ratio set (0.875 for T2V, 0.9 for I2V)."
     )
 
 

@@ -106,3 +106,14 @@ def test_expert_that_is_neither_of_the_two(t2v: Any) -> None:
         ),
     ):
         t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=2, offload_model=False)
+
+
+def test_plugins_that_are_no_list(t2v: Any) -> None:
+    refuse(t2v, r"plugins=3 is no list of plugins; give plugins=\[plugin\]", halfframe.OptionError, plugins=3)
+
+
+def test_warning_points_at_the_callers_line(t2v: Any) -> None:
+    with halfframe.enabled(t2v), pytest.warns(halfframe.HalfframeWarning) as caught:
+        t2v.generate("a", size=(32, 32), frame_num=1, sampling_steps=2, offload_model=False)
+    [ours] = [warning for warning in caught if warning.category is halfframe.HalfframeWarning]
+    assert ours.filename == __file__

@@ -131,7 +131,7 @@ def _strategies(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     diagnosis = halfframe.doctor()
     print(json.dumps(diagnosis.to_dict(), indent=2) if arguments.json else diagnosis)
-    return 0
+    return 0 if diagnosis.sound else 1
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from halfframe.context import EnabledPipe, enabled
+from halfframe.context import EnabledPipe, check_options, enabled
 from halfframe.errors import HalfframeError
 from halfframe.patching import Patches
 from halfframe.report import Report
@@ -35,6 +35,7 @@ def run_script(script: Path, arguments: Sequence[str], **options: Any) -> tuple[
     """
     if not script.is_file():
         raise HalfframeError(f"{script} is not there; give the path of upstream's generate.py.")
+    check_options(**options)  # now, and not once the weights are loaded
     with _as_main(script, arguments), ExitStack() as stack:
         handles = stack.enter_context(_enabling(stack, options))
         runpy.run_path(str(script), run_name="__main__")

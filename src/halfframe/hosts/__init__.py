@@ -8,11 +8,11 @@ import pluggy
 
 from halfframe.errors import UnsupportedPipelineError
 from halfframe.hookspecs import hookimpl
-from halfframe.hosts.base import HostAdapter, StartRun, patch_solver
+from halfframe.hosts.base import HostAdapter, HostDiagnosis, StartRun, patch_solver
 from halfframe.hosts.diffusers_wan import DiffusersWan
 from halfframe.hosts.wan_official import WanOfficial
 
-__all__ = ["BuiltinHosts", "HostAdapter", "StartRun", "find_host", "installed_hosts", "patch_solver"]
+__all__ = ["BuiltinHosts", "HostAdapter", "HostDiagnosis", "StartRun", "find_host", "installed_hosts", "patch_solver"]
 
 
 class BuiltinHosts:

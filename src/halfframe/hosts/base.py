@@ -55,7 +55,7 @@ class HostAdapter(Protocol):
         ...
 
     def diagnose(self) -> Sequence[HostDiagnosis]:
-        """What of this host is installed here, for `halfframe.doctor`."""
+        """What of this host is installed here, for `halfframe.doctor`; an adapter may do without."""
         ...
 
     def attach(self, pipe: Any, patches: Patches, start: StartRun) -> None:

@@ -65,7 +65,8 @@ class DiffusersWan:
         if missing:
             return (
                 f"it has no {' and no '.join(missing)}, so there is no expert switch at which the clip could be "
-                "brought back to full length. Use T2V-A14B or I2V-A14B, with both transformers loaded."
+                "brought back to full length. Use T2V-A14B or I2V-A14B, with both transformers loaded and "
+                "boundary_ratio set (0.875 for T2V, 0.9 for I2V)."
             )
         if _unwrapped(pipe.transformer) is _unwrapped(pipe.transformer_2):
             return (
