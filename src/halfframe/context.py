@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pluggy
@@ -67,16 +67,18 @@ class EnabledPipe:
 
     def _detach(self) -> None:
         """Undo the patches; a run that another thread is in the middle of is waited for."""
-        wait = self._runner != threading.get_ident()
-        if wait:
-            self._running.acquire()
+        waited = False
         try:
-            self._patches.undo()
-        finally:
-            if wait:
-                self._running.release()
-            with _enabled_lock:
-                del _enabled[id(self.pipe)]
+            if self._runner != threading.get_ident():
+                waited = self._running.acquire()
+        finally:  # even if the wait was interrupted; a run that goes on then undoes its own part when it ends
+            try:
+                self._patches.undo()
+            finally:
+                if waited:
+                    self._running.release()
+                with _enabled_lock:
+                    _enabled.pop(id(self.pipe), None)
 
     @contextmanager
     def _start(self, facts: HostFacts) -> Iterator[SamplingRun]:
@@ -85,11 +87,18 @@ class EnabledPipe:
                 f"this {type(self.pipe).__name__} is generating already, in thread {self._runner}; a pipeline serves "
                 "one run at a time. Wait for it, or build a second pipeline."
             )
-        self._runner = threading.get_ident()
         try:
-            run = SamplingRun(facts, self.strategy, self._hooks.hook, self._settings)
-            yield run
-            self.reports.append(run.finish())
+            if not self._patches.active:
+                raise HalfframeError(
+                    f"the block that enabled this {type(self.pipe).__name__} was left while another thread was calling "
+                    "it; call it again, or wait for the thread before leaving the block."
+                )
+            self._runner = threading.get_ident()
+            with closing(SamplingRun(facts, self.strategy, self._hooks.hook, self._settings)) as run:
+                yield run
+                report = run.report()
+                self.reports.append(report)
+                run.announce(report)
         finally:
             self._runner = None
             self._running.release()
@@ -118,10 +127,12 @@ def check_options(
     """What `enabled` makes of its arguments, all but the pipeline; raises as it does."""
     if noise not in NOISE_MODES:
         raise OptionError(f"noise={noise!r} is unknown; needed: one of {', '.join(map(repr, NOISE_MODES))}.")
-    if tflops is not None and not tflops > 0:
+    if tflops is not None and not (isinstance(tflops, int | float) and tflops > 0):
         raise OptionError(f"tflops={tflops!r} is no rate; give the device's sustained TFLOP/s, or leave it out.")
     if not isinstance(plugins, Iterable):
         raise OptionError(f"plugins={plugins!r} is no list of plugins; give plugins=[plugin].")
+    if strategy is None and options:
+        raise OptionError(f"there is no strategy to take {', '.join(options)}; name one, or leave the option out.")
     guidance = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode)
     settings = Settings(noise=noise, guidance=guidance, measure=measure, tflops=tflops, options=dict(options))
     manager = hook_manager([*plugins, BuiltinHosts()])

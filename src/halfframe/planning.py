@@ -159,8 +159,8 @@ def plan(
         raise OptionError(f"size {width}x{height} is not made of 16x16 pixel tokens; give multiples of 16.")
     if not 0 <= boundary <= 1:
         raise OptionError(f"boundary {boundary} is outside 0..1; T2V-A14B has 0.875, I2V-A14B 0.9.")
-    if not shift > 0:
-        raise OptionError(f"shift {shift} is not positive; T2V-A14B is run with 12, I2V-A14B with 5.")
+    if not (shift > 0 and math.isfinite(shift)):
+        raise OptionError(f"shift {shift} is no positive number; T2V-A14B is run with 12, I2V-A14B with 5.")
     if sampling_steps < 1:
         raise OptionError(f"{sampling_steps} sampling steps are none; give 1 or more.")
     truncation = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode)

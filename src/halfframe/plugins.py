@@ -18,6 +18,11 @@ __all__ = ["HOOK_GROUP", "STRATEGY_GROUP", "StrategyInfo", "hook_manager", "reso
 
 STRATEGY_GROUP = "halfframe.strategies"
 HOOK_GROUP = "halfframe"
+RESERVED = frozenset(
+    {"pipe", "strategy", "noise", "measure", "tflops", "plugins"}
+    | {"cfg_truncate_steps", "cfg_truncate_high_noise_steps", "cfg_mode"}
+)
+"""Arguments of `halfframe.enabled`, which no strategy's option can be called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +191,13 @@ def _check_options(name: str, target: Callable[..., Any], options: Mapping[str, 
         raise StrategyError(
             f"strategy {name!r} has no signature that says how to call it; wrap it in a function (latents, num_frames)."
         ) from error
+    parameters = list(signature.parameters.values())[skip:]
+    shadowed = [parameter.name for parameter in parameters if parameter.name in RESERVED]
+    if shadowed:
+        raise StrategyError(
+            f"strategy {name!r} has an option called {' and '.join(shadowed)}, which is an argument of enabled's own "
+            "and would never reach it; give the option another name."
+        )
     try:
         signature.bind_partial(*(None,) * skip)
     except TypeError as error:
@@ -195,7 +207,6 @@ def _check_options(name: str, target: Callable[..., Any], options: Mapping[str, 
     try:
         signature.bind(*(None,) * skip, **options)
     except TypeError as error:
-        parameters = list(signature.parameters.values())[skip:]
         takes = ", ".join(
             str(p) for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_KEYWORD)
         )

@@ -262,9 +262,9 @@ class SamplingRun:
         self._carried = _sample(result) if self._meets_switch(schedule) else None
         return result
 
-    def finish(self) -> Report:
-        """The run is over: warn if nothing was halved, log one line, hand the report to the hooks, return it."""
-        report = self._meter.report(
+    def report(self) -> Report:
+        """What the run did, once it is over."""
+        return self._meter.report(
             host=self.facts.name,
             strategy=self.strategy.name,
             options=self._settings.options,
@@ -273,13 +273,26 @@ class SamplingRun:
             switch=self._switch_step,
             why_not=self._why_not_halved(),
         )
-        if not (report.halved or (report.guidance_truncated and not self.strategy.halves)):
-            warnings.warn(
-                f"halfframe: nothing was halved: {report.note}", HalfframeWarning, stacklevel=_callers_level()
-            )
+
+    def announce(self, report: Report) -> None:
+        """Log one line, hand `report` to the hooks, and warn if something that was asked for did not happen."""
         _logger.info(report.summary())
-        self._hooks.halfframe_report(report=report)
-        return report
+        try:
+            self._hooks.halfframe_report(report=report)
+        except Exception as error:  # the video is made; a plugin's trouble with the report must not cost it
+            _logger.exception("a halfframe_report hook failed")
+            _warn(
+                f"a halfframe_report hook failed: {type(error).__name__}: {error}; the video and the report are whole"
+            )
+        if self._settings.guidance and not report.guidance_truncated:
+            _warn("no guidance was truncated: there was no unconditional forward to leave out")
+        elif not report.halved and not (report.guidance_truncated and not self.strategy.halves):
+            _warn(f"nothing was halved: {report.note}")
+
+    def close(self) -> None:
+        """Let go of every tensor: hosts hold on to a run in ways that only the garbage collector undoes."""
+        self._replay = self._solver = self._last_call = self._carried = self._replacement = self._history_rule = None
+        self.guidance = GuidanceState(self._settings.guidance)
 
     # What happens between the seams.
 
@@ -298,11 +311,18 @@ class SamplingRun:
             self._solver,
             self.facts.boundary,
             num_frames,
-            lambda step: self._ask("select", self.strategy.select, step),
+            self._selected,
             self._pinned(num_frames),
             self.strategy.name,
         )
         return self._schedule
+
+    def _selected(self, step: Step) -> Sequence[int] | None:
+        def select() -> Sequence[int] | None:
+            selection = self.strategy.select(step)
+            return None if selection is None else tuple(selection)  # a generator fails here and not later
+
+        return self._ask("select", select)
 
     def _current_step(self, schedule: Schedule, expert: Expert) -> Step:
         if self._index >= len(schedule.steps):
@@ -342,9 +362,10 @@ class SamplingRun:
             sequence_length_before=self._last_call.sequence_length,
             sequence_length_after=self._sequence_length(latents, num_frames),
         )
+        before_hooks = expanded.clone()
         self._hooks.halfframe_boundary(boundary=boundary)
-        self._rewritten = boundary.rewritten
-        if boundary.rewritten:
+        self._rewritten = boundary.rewritten or not torch.equal(boundary.latents, before_hooks)  # or edited in place
+        if self._rewritten:
             self._history_rule = self._restart_solver
         elif expanded is not latents:
             self._history_rule = lambda sample: self._carry_history(latents.to(sample.dtype).reshape(sample.shape))
@@ -362,8 +383,11 @@ class SamplingRun:
         return carried if torch.equal(carried.to(latents.dtype), latents) else latents
 
     def _expand(self, latents: Tensor) -> Tensor:
-        result = self._ask("switch", self.strategy.switch, latents)
+        given = latents.clone()  # a strategy may work in place
+        result = self._ask("switch", self.strategy.switch, given)
         _checked(result, tuple(latents.shape), latents, f"expansion by {self._named}")
+        if result is given and torch.equal(given, latents):
+            return latents
         pinned = self._pinned(latents.shape[frames.TIME_DIM])
         return frames.put(result, pinned, frames.take(latents, pinned)) if pinned else result
 
@@ -413,6 +437,8 @@ class SamplingRun:
 
     def _why_not_halved(self) -> str:
         schedule = self._schedule
+        if schedule is None and self._solver is not None and self._solver.timesteps.numel() == 0:
+            return "the schedule has no steps; ask for 1 or more"
         if schedule is None:
             return "no expert call passed through halfframe, so this is a plain run's video; the host's loop is unknown"
         if schedule.steps[0].num_frames == 1:
@@ -436,6 +462,10 @@ def _checked(value: Any, shape: Sequence[int], like: Tensor | None, what: str) -
             f"{what} is {value.dtype} on {value.device}; needed: {like.dtype} on {like.device}, as the host has it."
         )
     return value
+
+
+def _warn(message: str) -> None:
+    warnings.warn(f"halfframe: {message}", HalfframeWarning, stacklevel=_callers_level())
 
 
 def _callers_level() -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from halfframe import frames, solvers
 from halfframe.errors import HalfframeError, StrategyError
 from halfframe.strategies.base import Expert, Step
@@ -38,6 +40,11 @@ class Schedule:
 
         Frames in `pinned` are kept beside the strategy's choice wherever it leaves any out.
         """
+        if not isinstance(getattr(solver, "sigmas", None), torch.Tensor):
+            raise HalfframeError(
+                f"{type(solver).__name__} has no table of sigmas, so it is no flow-matching solver; use UniPC, "
+                "DPM-Solver++, FlowMatchEuler or FlowMatchHeun, as Wan's pipelines do."
+            )
         timesteps = [float(t) for t in solver.timesteps.tolist()]  # one transfer, not one per step
         experts: list[Expert] = ["high" if t >= boundary else "low" for t in timesteps]
         steps = tuple(

@@ -104,7 +104,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["plan", "--half_frame_strategy", "nope"], "no strategy is called 'nope'"),
         (["plan", "--cfg_truncate_steps", "-1"], "cfg_truncate_steps=-1 is no number of steps"),
         (["plan", "--boundary", "2"], "boundary 2.0 is outside 0..1"),
-        (["plan", "--sample_shift", "-1"], "shift -1.0 is not positive"),
+        (["plan", "--sample_shift", "-1"], "shift -1.0 is no positive number"),
         ([__file__, "--half_frame_strategy", "nope"], "no strategy is called 'nope'"),
         ([__file__, "--cfg_truncate_steps", "-2"], "cfg_truncate_steps=-2 is no number of steps"),
         (["run", "nowhere.py", "--enable_half_frame_generation"], "nowhere.py is not there"),

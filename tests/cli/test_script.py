@@ -151,3 +151,15 @@ def test_a_script_that_builds_no_pipeline(tmp_path: Path) -> None:
     script = tmp_path / "other.py"
     script.write_text("print('nothing to see')\n")
     fails("other.py ended without building a pipeline", str(script), "--enable_half_frame_generation")
+
+
+def test_a_script_that_leaves_by_sys_exit(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "wan").symlink_to(SCRIPT.parent / "wan")
+    script = tmp_path / "leaves.py"
+    script.write_text(SCRIPT.read_text().replace("    main()", "    import sys; main(); sys.exit(0)"))
+    arguments = [*COMMON, "--ckpt_dir", str(checkpoint), *SMALL, "--enable_half_frame_generation"]
+    finished = run("-m", "halfframe", str(script), *arguments)
+    assert finished.returncode == 0, finished.stderr
+    assert "halfframe report: self-duplicate on wan" in finished.stdout
+    script.write_text("import sys; sys.exit()")
+    fails("leaves.py ended without building a pipeline", str(script), "--enable_half_frame_generation")

@@ -117,3 +117,43 @@ def test_warning_points_at_the_callers_line(t2v: Any) -> None:
         t2v.generate("a", size=(32, 32), frame_num=1, sampling_steps=2, offload_model=False)
     [ours] = [warning for warning in caught if warning.category is halfframe.HalfframeWarning]
     assert ours.filename == __file__
+
+
+def test_truncation_that_had_nothing_to_leave_out(t2v: Any) -> None:
+    if "lightning" not in type(t2v).generate.__code__.co_names:
+        pytest.skip("this version of wan always runs two forwards per step")
+    t2v.lightning = True
+    with (
+        halfframe.enabled(t2v, cfg_truncate_steps=2),
+        pytest.warns(halfframe.HalfframeWarning, match="no guidance was truncated: there was no unconditional forward"),
+    ):
+        t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=4, offload_model=False)
+
+
+def test_option_that_would_never_reach_its_strategy(t2v: Any) -> None:
+    def mine(latents: Any, num_frames: int, *, measure: bool = False) -> Any:
+        return latents
+
+    refuse(t2v, "strategy 'mine' has an option called measure, which is an", halfframe.StrategyError, strategy=mine)
+    refuse(t2v, "there is no strategy to take weight", halfframe.OptionError, strategy=None, weight=1)
+    refuse(t2v, "tflops='a' is no rate", halfframe.OptionError, tflops="a")
+
+
+def test_schedule_without_steps(t2v: Any) -> None:
+    with (
+        halfframe.enabled(t2v),
+        pytest.warns(halfframe.HalfframeWarning, match="the schedule has no steps"),
+    ):
+        t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=0, offload_model=False)
+
+
+def test_selection_that_fails_while_it_is_read(t2v: Any) -> None:
+    class Lazy(halfframe.Strategy):
+        def select(self, step: halfframe.Step) -> Any:
+            return (1 // position for position in range(3))
+
+    with (
+        halfframe.enabled(t2v, Lazy()),
+        pytest.raises(halfframe.StrategyError, match="strategy 'Lazy' failed in 'select': ZeroDivisionError"),
+    ):
+        t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=4, offload_model=False)

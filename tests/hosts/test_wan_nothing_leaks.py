@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import threading
 import weakref
 from contextlib import ExitStack
@@ -69,7 +71,7 @@ def test_exception_at_any_expert_call(t2v: Any, n: int) -> None:
         assert torch.equal(generate(t2v), after_failure)
 
 
-@pytest.mark.parametrize("part", ["text_encoder", "vae.decode", "report hook", "boundary hook", "call hook", "block"])
+@pytest.mark.parametrize("part", ["text_encoder", "vae.decode", "boundary hook", "call hook", "block"])
 def test_exception_anywhere_else(t2v: Any, part: str) -> None:
     before, plain = state(t2v), generate(t2v)
 
@@ -77,11 +79,6 @@ def test_exception_anywhere_else(t2v: Any, part: str) -> None:
         raise RuntimeError("injected")
 
     class Plugin:
-        @halfframe.hookimpl
-        def halfframe_report(self, report: Any) -> None:
-            if part == "report hook":
-                fail()
-
         @halfframe.hookimpl
         def halfframe_boundary(self, boundary: Any) -> None:
             if part == "boundary hook":
@@ -237,9 +234,7 @@ def test_contexts_that_exit_out_of_order() -> None:
     assert state(second) == states[1]
 
 
-def test_patch_that_somebody_put_over_ours_stays_theirs_and_ours_goes_quiet(
-    t2v: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_patch_that_somebody_put_over_ours_stays_theirs_and_ours_goes_quiet(t2v: Any) -> None:
     plain = generate(t2v)
     with halfframe.enabled(t2v) as run:
         ours = t2v.generate
@@ -252,7 +247,6 @@ def test_patch_that_somebody_put_over_ours_stays_theirs_and_ours_goes_quiet(
         assert run.report is not None
         assert run.report.halved
     assert vars(t2v)["generate"] is theirs
-    assert "WanT2V.generate was replaced while halfframe had patched it" in caplog.text
     assert torch.equal(generate(t2v), plain)
     assert len(run.reports) == 1
 
@@ -356,3 +350,116 @@ def test_boundary_hook_that_assigns_nonsense(t2v: Any) -> None:
         pytest.raises(halfframe.PluginError, match=r"assigned latents \(16, 5, 4, 6\), torch.float16 on cpu; needed"),
     ):
         generate(t2v)
+
+
+def test_report_hook_that_fails_costs_neither_video_nor_report(t2v: Any) -> None:
+    class Broken:
+        @halfframe.hookimpl
+        def halfframe_report(self, report: Any) -> None:
+            raise RuntimeError("disk full")
+
+    with halfframe.enabled(t2v) as run:
+        expected = generate(t2v)
+    with (
+        halfframe.enabled(t2v, plugins=[Broken()]) as run,
+        pytest.warns(halfframe.HalfframeWarning, match="a halfframe_report hook failed: RuntimeError: disk full"),
+    ):
+        assert torch.equal(generate(t2v), expected)
+    assert len(run.reports) == 1
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda pipe: pickle.loads(pickle.dumps(pipe))])
+def test_copy_made_inside_the_block_is_a_plain_pipe_of_its_own(t2v: Any, how: Any) -> None:
+    plain, before = generate(t2v), state(t2v)
+    with halfframe.enabled(t2v) as run:
+        twin = how(t2v)
+        assert torch.equal(generate(twin), plain)
+        assert run.reports == []
+    assert type(twin) is type(t2v)
+    assert state(t2v) == before
+    with halfframe.enabled(twin) as run:
+        generate(twin)
+    assert run.report is not None
+
+
+def test_interrupt_while_the_block_waits_for_another_thread(t2v: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = state(t2v)
+
+    class Interrupted:
+        def acquire(self, *_: Any, **__: Any) -> bool:
+            raise KeyboardInterrupt
+
+        def release(self) -> None:
+            raise AssertionError("never acquired")
+
+    def block() -> None:
+        with halfframe.enabled(t2v) as run:
+            monkeypatch.setattr(run, "_running", Interrupted())
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert state(t2v) == before
+    with halfframe.enabled(t2v) as run:
+        generate(t2v)
+    assert run.report is not None
+
+
+def test_a_finished_run_holds_no_tensor() -> None:
+    """Without the garbage collector's help: a clip's worth of device memory per run would add up."""
+    pipe = tiny_wan_t2v()
+    with halfframe.enabled(pipe) as run:
+        generate(pipe)
+        gc.collect()
+        gc.disable()
+        try:
+            live = sum(isinstance(thing, Tensor) for thing in gc.get_objects())
+            for _ in range(3):
+                generate(pipe)
+            assert sum(isinstance(thing, Tensor) for thing in gc.get_objects()) <= live
+        finally:
+            gc.enable()
+    assert len(run.reports) == 4
+
+
+class InPlace(halfframe.Strategy):
+    """Halves the latents' contrast at the switch, in one of several ways that must come to the same."""
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+
+    def select(self, step: halfframe.Step) -> range | None:
+        return range(0, step.num_frames, 2) if step.expert == "high" else None
+
+    def switch(self, latents: Tensor) -> Tensor:
+        if self.way == "new":
+            return latents * 0.5
+        return latents.mul_(0.5) if self.way == "in place" else latents.mul_(0.5)[:]
+
+
+@pytest.mark.parametrize("solver", ["unipc", "dpm++"])
+def test_strategy_that_works_in_place(t2v: Any, solver: str) -> None:
+    videos = []
+    for way in ("new", "in place", "view"):
+        with halfframe.enabled(t2v, InPlace(way)):
+            videos.append(generate(t2v, sample_solver=solver))
+    assert torch.equal(videos[0], videos[1])
+    assert torch.equal(videos[0], videos[2])
+
+
+def test_boundary_hook_that_works_in_place(t2v: Any) -> None:
+    class Darken:
+        def __init__(self, in_place: bool) -> None:
+            self.in_place = in_place
+
+        @halfframe.hookimpl
+        def halfframe_boundary(self, boundary: halfframe.Boundary) -> None:
+            if self.in_place:
+                boundary.latents.mul_(0.5)
+            else:
+                boundary.latents = boundary.latents * 0.5
+
+    videos = []
+    for in_place in (False, True):
+        with halfframe.enabled(t2v, plugins=[Darken(in_place)]):
+            videos.append(generate(t2v))
+    assert torch.equal(videos[0], videos[1])

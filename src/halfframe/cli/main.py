@@ -137,6 +137,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _size(text: str) -> tuple[int, int]:
     """``"832*480"`` or ``"832x480"`` as (width, height)."""
     parts = text.lower().replace("x", "*").split("*")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
         raise HalfframeError(f"--size {text!r} is no size; give width*height in pixels, such as 832*480.")
     return int(parts[0]), int(parts[1])

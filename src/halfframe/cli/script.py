@@ -38,8 +38,11 @@ def run_script(script: Path, arguments: Sequence[str], **options: Any) -> tuple[
     check_options(**options)  # now, and not once the weights are loaded
     with _as_main(script, arguments), ExitStack() as stack:
         handles = stack.enter_context(_enabling(stack, options))
-        runpy.run_path(str(script), run_name="__main__")
+        code = _run_to_its_end(script)
         reports = tuple(report for handle in handles for report in handle.reports)
+        if code:
+            _print(reports)
+            raise SystemExit(code)
         if not handles:
             raise HalfframeError(
                 f"{script.name} ended without building a pipeline of the `wan` package, so nothing was made faster; "
@@ -47,10 +50,23 @@ def run_script(script: Path, arguments: Sequence[str], **options: Any) -> tuple[
             )
         if not reports:
             raise HalfframeError(f"{script.name} ended without a call of `generate`, so nothing was made faster.")
-    if int(os.environ.get("RANK", "0")) == 0:
+    _print(reports)
+    return reports
+
+
+def _run_to_its_end(script: Path) -> Any:
+    """Run `script`; returns what it handed to `sys.exit`, None if nothing."""
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as stop:
+        return stop.code
+    return None
+
+
+def _print(reports: Sequence[Report]) -> None:
+    if os.environ.get("RANK", "0") == "0":
         for report in reports:
             print(report)
-    return reports
 
 
 @contextmanager

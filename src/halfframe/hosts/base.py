@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 from halfframe.patching import Patches
 from halfframe.run import HostFacts, SamplingRun
 
-__all__ = ["HostAdapter", "HostDiagnosis", "StartRun", "patch_solver"]
+__all__ = ["HostAdapter", "HostDiagnosis", "StartRun", "patch_solver", "same_named_subclass"]
 
 StartRun = Callable[[HostFacts], AbstractContextManager[SamplingRun]]
 """Starts a run; leaving it normally finishes the run and files its report, leaving it by an exception drops it."""
@@ -61,6 +62,28 @@ class HostAdapter(Protocol):
     def attach(self, pipe: Any, patches: Patches, start: StartRun) -> None:
         """Patch `pipe` so that each of its runs is started with `start` and goes through the run's seams."""
         ...
+
+
+def _new_instance(cls: Any, *arguments: Any) -> Any:
+    return cls.__new__(cls, *arguments)
+
+
+def same_named_subclass(cls: type, methods: dict[str, Any]) -> type:
+    """A subclass of `cls` that shows itself as `cls`, with `methods`; its instances are copied and pickled as `cls`."""
+
+    plain: Any = cls
+
+    def reduce_ex(obj: Any, protocol: Any) -> Any:
+        reduced = plain.__reduce_ex__(obj, protocol)
+        if isinstance(reduced, str) or reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+            return reduced
+        _, (_, *arguments), *rest = reduced
+        return (_new_instance, (plain, *arguments), *rest)  # pickle takes __newobj__ with the object's own class only
+
+    metaclass: Any = type(cls)
+    shown = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
+    result: type = metaclass(cls.__name__, (cls,), {**shown, "__reduce_ex__": reduce_ex, **methods})
+    return result
 
 
 def patch_solver(solver: Any, run: SamplingRun, patches: Patches) -> None:

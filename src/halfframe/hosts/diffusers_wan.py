@@ -18,7 +18,7 @@ from torch import Tensor
 from halfframe import frames
 from halfframe.cost import ExpertShape
 from halfframe.errors import HalfframeError, UnsupportedPipelineError
-from halfframe.hosts.base import HostDiagnosis, StartRun, patch_solver
+from halfframe.hosts.base import HostDiagnosis, StartRun, patch_solver, same_named_subclass
 from halfframe.hosts.calls import intercept
 from halfframe.hosts.source import class_methods, package_version
 from halfframe.patching import Patches
@@ -95,9 +95,7 @@ class DiffusersWan:
                     _route_expert(getattr(pipe, name), expert, run, local)
                 return cls.__call__(pipe, *args, **kwargs)
 
-        metaclass: Any = type(cls)
-        body = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
-        patches.set_class(pipe, metaclass(cls.__name__, (cls,), {**body, "__call__": call}))
+        patches.set_class(pipe, same_named_subclass(cls, {"__call__": call}))
 
     def _facts(self, pipe: Any, arguments: Mapping[str, Any]) -> HostFacts:
         config = pipe.transformer.config

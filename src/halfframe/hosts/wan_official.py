@@ -19,7 +19,7 @@ from torch import Tensor
 from halfframe import frames
 from halfframe.cost import ExpertShape
 from halfframe.errors import HalfframeError
-from halfframe.hosts.base import HostDiagnosis, StartRun, patch_solver
+from halfframe.hosts.base import HostDiagnosis, StartRun, patch_solver, same_named_subclass
 from halfframe.hosts.source import class_methods, package_version
 from halfframe.patching import Patches
 from halfframe.run import HostFacts, NoiseSource, SamplingRun
@@ -64,19 +64,19 @@ class WanOfficial:
         return [_diagnose(module, cls) for module, cls in modules.items()]
 
     def attach(self, pipe: Any, patches: Patches, start: StartRun) -> None:
-        """Replace ``generate`` on the instance by one that runs the same code through a run's seams."""
-        original = pipe.generate
-        loop: FunctionType = original.__func__
+        """Give `pipe` a subclass of its class whose ``generate`` runs the same code through a run's seams."""
+        cls: Any = type(pipe)
+        loop: FunctionType = cls.generate
 
-        @functools.wraps(original)
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            if not patches.active:  # reached through a patch that somebody else put over ours
-                return original(*args, **kwargs)
+        @functools.wraps(loop)
+        def generate(obj: Any, *args: Any, **kwargs: Any) -> Any:
+            if obj is not pipe or not patches.active:  # a copy, or reached through somebody else's patch
+                return loop(obj, *args, **kwargs)
             with start(self._facts(pipe)) as run, Patches() as local:
                 _route_experts(pipe, run, local)
                 return _overlay(loop, run, local)(pipe, *args, **kwargs)
 
-        patches.set(pipe, "generate", generate)
+        patches.set_class(pipe, same_named_subclass(cls, {"generate": generate}))
 
     def _facts(self, pipe: Any) -> HostFacts:
         patch_size = tuple(pipe.patch_size)
