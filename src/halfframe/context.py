@@ -16,7 +16,8 @@ from halfframe.hosts import BuiltinHosts, HostAdapter, find_host
 from halfframe.patching import Patches
 from halfframe.plugins import hook_manager, resolve_strategy
 from halfframe.report import Report
-from halfframe.run import HostFacts, SamplingRun, Settings
+from halfframe.run import SamplingRun
+from halfframe.seams import HostFacts, Settings
 from halfframe.strategies.base import NOISE_MODES, ExpandFunction, Noise, Strategy
 
 __all__ = ["DEFAULT_STRATEGY", "EnabledPipe", "check_options", "enabled"]

@@ -14,8 +14,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import pluggy
@@ -23,104 +22,19 @@ import torch
 from torch import Tensor
 
 from halfframe import frames, solvers
-from halfframe.cost import ExpertShape
 from halfframe.errors import HalfframeError, HalfframeWarning, StrategyError
 from halfframe.events import Boundary, ExpertCall
-from halfframe.guidance import GuidanceState, GuidanceTruncation
+from halfframe.guidance import GuidanceState
 from halfframe.meter import Meter, clock
 from halfframe.report import Report
 from halfframe.schedule import Schedule
-from halfframe.strategies.base import Allocation, Expert, Noise, Step, Strategy
+from halfframe.seams import Call, HostFacts, NoiseSource, Settings
+from halfframe.strategies.base import Allocation, Expert, Step, Strategy
 
-__all__ = ["Call", "HostFacts", "NoiseSource", "SamplingRun", "Settings"]
+__all__ = ["SamplingRun"]
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the user asked for, beside the strategy: see `halfframe.enabled`."""
-
-    noise: Noise = "full"
-    guidance: GuidanceTruncation = field(default_factory=GuidanceTruncation)
-    measure: bool = False
-    tflops: float | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class HostFacts:
-    """What a host says of itself when a run starts.
-
-    Attributes:
-        name: the adapter's name.
-        boundary: timestep 0..1000; the high-noise expert serves ``t >= boundary``.
-        patch_size: ``(time, height, width)`` of a token, in latent pixels.
-        temporal_stride: video frames per latent frame.
-        group_size: what the token count is padded to a multiple of (sequence parallelism).
-        expert_shape: the experts' sizes, for cost; None if unknown.
-        pinned: positions of latent frames that are always computed, beside the strategy's choice; -1 is the last.
-    """
-
-    name: str
-    boundary: float
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    temporal_stride: int = 4
-    group_size: int = 1
-    expert_shape: ExpertShape | None = None
-    pinned: tuple[int, ...] = ()
-
-
-class NoiseSource:
-    """Where a run's noise comes from, able to draw the first noise again.
-
-    Args:
-        draw: draws noise of a given shape, as the host would.
-        generators: the generators it draws from.
-        dtype: of what it draws.
-        device: of what it draws.
-    """
-
-    def __init__(
-        self,
-        draw: Callable[[tuple[int, ...]], Tensor],
-        generators: Sequence[torch.Generator],
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        self.draw = draw
-        self.like = torch.empty(0, dtype=dtype, device=device)
-        self._states = [(generator, generator.get_state()) for generator in generators]
-
-    def replay(self, shape: tuple[int, ...]) -> Tensor:
-        """Draw as if nothing had been drawn yet."""
-        for generator, state in self._states:
-            generator.set_state(state)
-        return self.draw(shape)
-
-
-@dataclass(slots=True)
-class Call:
-    """An expert call to be made: give the expert `inputs`, and hand its prediction to `SamplingRun.after_call`.
-
-    Attributes:
-        step: the step it belongs to.
-        forward: its number within the step.
-        latents: the full clip, ``(..., F, H, W)``.
-        kept: positions of the frames to compute; None for all.
-        inputs: those frames of `latents`.
-        sequence_length: their padded token count.
-        started: when the forward began, seconds.
-    """
-
-    step: Step
-    forward: int
-    latents: Tensor
-    kept: tuple[int, ...] | None
-    inputs: Tensor
-    sequence_length: int
-    started: float = 0.0
 
 
 class SamplingRun:

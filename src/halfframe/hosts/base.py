@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from halfframe.patching import Patches
-from halfframe.run import HostFacts, SamplingRun
+from halfframe.run import SamplingRun
+from halfframe.seams import HostFacts
 
 __all__ = ["HostAdapter", "HostDiagnosis", "StartRun", "patch_solver", "same_named_subclass"]
 

@@ -22,7 +22,8 @@ from halfframe.hosts.base import HostDiagnosis, StartRun, patch_solver, same_nam
 from halfframe.hosts.calls import intercept
 from halfframe.hosts.source import class_methods, package_version
 from halfframe.patching import Patches
-from halfframe.run import HostFacts, NoiseSource, SamplingRun
+from halfframe.run import SamplingRun
+from halfframe.seams import HostFacts, NoiseSource
 from halfframe.strategies.base import Expert
 
 __all__ = ["DiffusersWan"]
