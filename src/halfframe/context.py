@@ -14,7 +14,7 @@ from halfframe.errors import HalfframeError, OptionError
 from halfframe.guidance import GuidanceMode, GuidanceTruncation
 from halfframe.hosts import BuiltinHosts, HostAdapter, find_host
 from halfframe.patching import Patches
-from halfframe.plugins import hook_manager, resolve_strategy
+from halfframe.plugins import hook_manager, requested_strategy
 from halfframe.report import Report
 from halfframe.run import SamplingRun
 from halfframe.seams import HostFacts, Settings
@@ -132,12 +132,10 @@ def check_options(
         raise OptionError(f"tflops={tflops!r} is no rate; give the device's sustained TFLOP/s, or leave it out.")
     if not isinstance(plugins, Iterable):
         raise OptionError(f"plugins={plugins!r} is no list of plugins; give plugins=[plugin].")
-    if strategy is None and options:
-        raise OptionError(f"there is no strategy to take {', '.join(options)}; name one, or leave the option out.")
     guidance = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode)
     settings = Settings(noise=noise, guidance=guidance, measure=measure, tflops=tflops, options=dict(options))
     manager = hook_manager([*plugins, BuiltinHosts()])
-    return resolve_strategy(Strategy() if strategy is None else strategy, options), manager, settings
+    return requested_strategy(strategy, options), manager, settings
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from halfframe.cost import A14B, ExpertShape
 from halfframe.errors import HalfframeError, OptionError
 from halfframe.guidance import GuidanceMode, GuidanceTruncation
 from halfframe.meter import Meter
-from halfframe.plugins import resolve_strategy
+from halfframe.plugins import requested_strategy
 from halfframe.report import Report
 from halfframe.schedule import Schedule
 from halfframe.strategies.base import ExpandFunction, Strategy
@@ -164,7 +164,7 @@ def plan(
     if sampling_steps < 1:
         raise OptionError(f"{sampling_steps} sampling steps are none; give 1 or more.")
     truncation = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode)
-    resolved = resolve_strategy(Strategy() if strategy is None else strategy, options)
+    resolved = requested_strategy(strategy, options)
     latent_frames = frames.latent_frame_count(frame_num)
     per_frame = (width // 16) * (height // 16)
     full = frames.sequence_length(latent_frames, per_frame, group_size)

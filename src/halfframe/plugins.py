@@ -14,7 +14,15 @@ from halfframe.errors import HalfframeError, OptionError, PluginError, StrategyE
 from halfframe.hookspecs import PROJECT_NAME, HookSpecs
 from halfframe.strategies.base import ExpandFunction, Expansion, Strategy
 
-__all__ = ["HOOK_GROUP", "STRATEGY_GROUP", "StrategyInfo", "hook_manager", "resolve_strategy", "strategies"]
+__all__ = [
+    "HOOK_GROUP",
+    "STRATEGY_GROUP",
+    "StrategyInfo",
+    "hook_manager",
+    "requested_strategy",
+    "resolve_strategy",
+    "strategies",
+]
 
 STRATEGY_GROUP = "halfframe.strategies"
 HOOK_GROUP = "halfframe"
@@ -61,6 +69,17 @@ def resolve_strategy(
         return _build(strategy, _load(_find(strategy)), options)
     name = _own_name(strategy) or str(getattr(strategy, "__name__", type(strategy).__name__))
     return _build(name, strategy, options)
+
+
+def requested_strategy(
+    strategy: str | Strategy | type[Strategy] | ExpandFunction | None, options: Mapping[str, Any]
+) -> Strategy:
+    """As `resolve_strategy`, where a user may also ask for none: the base class, which computes every frame."""
+    if strategy is not None:
+        return resolve_strategy(strategy, options)
+    if options:
+        raise OptionError(f"there is no strategy to take {', '.join(options)}; name one, or leave the option out.")
+    return Strategy()
 
 
 def hook_manager(plugins: Iterable[object] = (), *, installed: bool = True) -> pluggy.PluginManager:

@@ -97,10 +97,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from halfframe.planning import plan
-
     none = arguments.half_frame_strategy == "none"
-    result = plan(
+    result = halfframe.plan(
         size=_size(arguments.size),
         frame_num=arguments.frame_num,
         sampling_steps=arguments.sample_steps,
