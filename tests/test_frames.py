@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -144,6 +145,18 @@ def test_take_put_and_hold_agree_with_indexing(
         assert result.is_contiguous()
 
 
+@given(selections(), st.integers(0, 99))
+def test_interpolation_is_numpys(selection: tuple[int, tuple[int, ...]], seed: int) -> None:
+    num_frames, kept = selection
+    latents = torch.randn(2, len(kept), 1, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    result = frames.interpolate(latents, kept, num_frames)
+    assert result.shape == (2, num_frames, 1, 2)
+    assert torch.equal(frames.take(result, kept), latents)
+    lines = latents.movedim(1, -1).reshape(-1, len(kept)).numpy()
+    expected = np.stack([np.interp(range(num_frames), kept, line) for line in lines])
+    np.testing.assert_allclose(result.movedim(1, -1).reshape(-1, num_frames).numpy(), expected, rtol=0, atol=1e-12)
+
+
 def test_put_leaves_its_input_alone_and_casts_what_it_writes() -> None:
     clip = numbered(4)
     result = frames.put(clip, [1], torch.full((1, 2, 3), 9.0, dtype=torch.float64))
@@ -159,6 +172,7 @@ def test_results_are_contiguous_for_strided_inputs_too() -> None:
     assert half.is_contiguous()
     assert frames.put(strided, [0], half[..., :1, :, :]).is_contiguous()
     assert frames.hold(strided, range(5), 5).is_contiguous()
+    assert frames.interpolate(half.transpose(-1, -2), (0, 2, 4), 5).is_contiguous()
 
 
 @pytest.mark.parametrize(
@@ -167,8 +181,9 @@ def test_results_are_contiguous_for_strided_inputs_too() -> None:
         lambda clip, part: frames.take(clip, (0, 2, 3)),
         lambda clip, part: frames.put(clip, (1, 3), part),
         lambda clip, part: frames.hold(part, (1, 3), 5),
+        lambda clip, part: frames.interpolate(part, (1, 3), 5),
     ],
-    ids=["take", "put", "hold"],
+    ids=["take", "put", "hold", "interpolate"],
 )
 def test_gradients_flow(function: object) -> None:
     clip = torch.randn(2, 5, 1, 2, dtype=torch.float64, requires_grad=True)
@@ -199,6 +214,8 @@ def test_tensors_without_a_time_axis_are_refused() -> None:
 def test_hold_needs_one_frame_per_kept_position() -> None:
     with pytest.raises(HalfframeError, match=r"hold got 4 frames, shape \(4, 2, 3\), for 3 kept positions"):
         frames.hold(numbered(4), (0, 2, 4), 6)
+    with pytest.raises(HalfframeError, match=r"interpolate got 4 frames, shape \(4, 2, 3\), for 3 kept positions"):
+        frames.interpolate(numbered(4), (0, 2, 4), 6)
     with pytest.raises(HalfframeError, match="do not select frames of a clip of 3 latent frames"):
         frames.hold(numbered(2), (0, 3), 3)
 

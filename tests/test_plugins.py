@@ -209,7 +209,7 @@ def test_a_class_without_a_name_of_its_own_gets_its_entry_points(install: Instal
     [
         ("self-duplicate", "Its options: none"),
         (lambda latents, num_frames, *, times=2: latents, "Its options: times=2"),
-        (Weighted, r"Its options: weight: .*, mode: .*"),
+        (Weighted, "Its options: weight=0.5, mode='linear'"),
     ],
     ids=["built-in", "function", "class"],
 )

@@ -145,8 +145,10 @@ def test_short_noise_means_nothing_to_a_strategy_that_carries_every_frame() -> N
 
 def test_by_default_skipped_frames_take_the_velocity_of_the_kept_one_before() -> None:
     prediction = torch.arange(3.0).reshape(1, 3, 1, 1)
-    filled = Strategy().fill(prediction, (0, 1, 4), step(6), torch.zeros(1, 6, 1, 1))
+    filled = Strategy().fill(prediction, (0, 1, 4), step(6), 0, torch.zeros(1, 6, 1, 1))
     assert filled.flatten().tolist() == [0, 1, 1, 1, 2, 2]
+    whole = torch.arange(6.0).reshape(1, 6, 1, 1)
+    assert Strategy().fill(whole, range(6), step(6), 0, torch.zeros(1, 6, 1, 1)) is whole
 
 
 def test_an_expansion_halves_the_high_noise_expert_only() -> None:

@@ -8,6 +8,7 @@ device, lets gradients flow, and returns a contiguous tensor.
 from __future__ import annotations
 
 import operator
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -20,6 +21,7 @@ __all__ = [
     "TIME_DIM",
     "check_indices",
     "hold",
+    "interpolate",
     "kept_count",
     "kept_indices",
     "latent_frame_count",
@@ -124,20 +126,27 @@ def hold(latents: Tensor, kept: Sequence[int], num_frames: int) -> Tensor:
     Raises:
         HalfframeError: if `latents` has not one frame per entry of `kept`, or `kept` is no selection.
     """
-    kept = check_indices(kept, num_frames)
-    _require_time_axis(latents)
-    if latents.shape[TIME_DIM] != len(kept):
-        raise HalfframeError(
-            f"hold got {latents.shape[TIME_DIM]} frames, shape {tuple(latents.shape)}, for {len(kept)} kept positions; "
-            "give one frame per kept position, time at dim -3."
-        )
-    sources = []
-    last = 0
-    for position in range(num_frames):
-        if last + 1 < len(kept) and kept[last + 1] <= position:
-            last += 1
-        sources.append(last)
-    return take(latents, sources)
+    kept = _require_one_each("hold", latents, kept, num_frames)
+    return take(latents, [max(0, bisect_right(kept, position) - 1) for position in range(num_frames)])
+
+
+def interpolate(latents: Tensor, kept: Sequence[int], num_frames: int) -> Tensor:
+    """Linear in time between neighbouring kept frames, held beyond the outermost ones.
+
+    ``(..., len(kept), H, W)`` -> ``(..., num_frames, H, W)``; frame ``kept[i]`` of the result is frame i of the input.
+
+    Raises:
+        HalfframeError: if `latents` has not one frame per entry of `kept`, or `kept` is no selection.
+    """
+    kept = _require_one_each("interpolate", latents, kept, num_frames)
+    before = [max(0, bisect_right(kept, position) - 1) for position in range(num_frames)]
+    after = [min(len(kept) - 1, bisect_left(kept, position)) for position in range(num_frames)]
+    weights = [
+        (position - kept[b]) / (kept[a] - kept[b]) if a > b else 0.0
+        for position, (b, a) in enumerate(zip(before, after, strict=True))
+    ]
+    weight = torch.tensor(weights, dtype=latents.dtype, device=latents.device).reshape(-1, 1, 1)
+    return torch.lerp(take(latents, before), take(latents, after), weight)
 
 
 def require_kept(latents: Tensor, num_frames: int) -> None:
@@ -149,6 +158,17 @@ def require_kept(latents: Tensor, num_frames: int) -> None:
             f"{num_frames} frames are expanded from {needed} kept ones, but latents of shape {tuple(latents.shape)} "
             f"have {seen} at dim -3; pass the kept frames, or num_frames={2 * seen - 1} or {2 * seen}."
         )
+
+
+def _require_one_each(what: str, latents: Tensor, kept: Sequence[int], num_frames: int) -> tuple[int, ...]:
+    kept = check_indices(kept, num_frames)
+    _require_time_axis(latents)
+    if latents.shape[TIME_DIM] != len(kept):
+        raise HalfframeError(
+            f"{what} got {latents.shape[TIME_DIM]} frames, shape {tuple(latents.shape)}, for {len(kept)} kept "
+            "positions; give one frame per kept position, time at dim -3."
+        )
+    return kept
 
 
 def _require_time_axis(latents: Tensor) -> None:

@@ -227,7 +227,9 @@ def _check_options(name: str, target: Callable[..., Any], options: Mapping[str, 
         signature.bind(*(None,) * skip, **options)
     except TypeError as error:
         takes = ", ".join(
-            str(p) for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_KEYWORD)
+            str(p.replace(annotation=p.empty))
+            for p in parameters
+            if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_KEYWORD)
         )
         raise OptionError(
             f"strategy {name!r} does not fit {_names(options) or 'a call without options'}: {error}. "

@@ -110,7 +110,7 @@ class SamplingRun:
         kept = schedule.kept[self._index]
         inputs = latents if kept is None else frames.take(latents, kept)
         length = self._sequence_length(inputs, inputs.shape[frames.TIME_DIM])
-        call = Call(step, self._forward, latents, kept, inputs, length)
+        call = Call(step, self._forward, latents, kept, inputs, length, self._positions(step, kept))
         self._forward += 1
         call.started = clock(latents.device, self._settings.measure)
         return call
@@ -132,7 +132,7 @@ class SamplingRun:
         seconds = clock(prediction.device, self._settings.measure) - call.started
         shape = (*prediction.shape[: frames.TIME_DIM], *call.inputs.shape[frames.TIME_DIM :])
         _checked(prediction, shape, None, f"the prediction of the {call.step.expert}-noise expert")
-        full = prediction if call.kept is None else self._fill(call, call.kept, prediction)
+        full = self._fill(call, prediction)
         count = shape[frames.TIME_DIM]
         full_length, clips = self._full_length(call), _clips(call)
         self._meter.forward(call.step.expert, count, call.sequence_length, full_length, clips, seconds)
@@ -249,15 +249,23 @@ class SamplingRun:
             )
         return step
 
-    def _fill(self, call: Call, kept: tuple[int, ...], prediction: Tensor) -> Tensor:
+    def _positions(self, step: Step, kept: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if kept is None or not self._ask("true_positions", self.strategy.true_positions, step):
+            return None
+        return None if kept == tuple(range(len(kept))) else kept
+
+    def _fill(self, call: Call, prediction: Tensor) -> Tensor:
         assert self._schedule is not None
-        chosen = self._schedule.chosen[call.step.index] or kept
+        kept = call.kept or tuple(range(call.step.num_frames))
+        chosen = (call.kept and self._schedule.chosen[call.step.index]) or kept
         base = prediction if chosen == kept else frames.take(prediction, [kept.index(p) for p in chosen])
-        full = self._ask("fill", self.strategy.fill, base, chosen, call.step, call.latents)
+        full = self._ask("fill", self.strategy.fill, base, chosen, call.step, call.forward, call.latents)
         shape = (*prediction.shape[: frames.TIME_DIM], *call.latents.shape[frames.TIME_DIM :])
         _checked(full, shape, prediction, f"what {self._named} filled in")
         pinned = self._pinned(call.step.num_frames)
-        return frames.put(full, pinned, frames.take(prediction, [kept.index(p) for p in pinned])) if pinned else full
+        if chosen == kept or not pinned:
+            return full
+        return frames.put(full, pinned, frames.take(prediction, [kept.index(p) for p in pinned]))
 
     def _switch(self, latents: Tensor, step: Step | None) -> Tensor:
         """Turn the carried `latents` into those that the low-noise expert goes on with; once per run."""

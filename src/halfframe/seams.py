@@ -87,6 +87,7 @@ class Call:
         forward: its number within the step.
         latents: the full clip, ``(..., F, H, W)``.
         kept: positions of the frames to compute; None for all.
+        positions: temporal positions that the expert must give these frames; None for its own, 0, 1, 2, ...
         inputs: those frames of `latents`.
         sequence_length: their padded token count.
         started: when the forward began, seconds.
@@ -98,4 +99,5 @@ class Call:
     kept: tuple[int, ...] | None
     inputs: Tensor
     sequence_length: int
+    positions: tuple[int, ...] | None = None
     started: float = 0.0

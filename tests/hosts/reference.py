@@ -6,9 +6,11 @@ that it can contradict it. The library itself carries full-length latents: the t
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -57,15 +59,7 @@ def half_frame_latents(
             latents = latents[:, ::2]
     cond, uncond = pipe.text_encoder([prompt], pipe.device), pipe.text_encoder([NEGATIVE], pipe.device)
 
-    if sample_solver == "unipc":
-        solver = module.FlowUniPCMultistepScheduler(num_train_timesteps=1000, shift=1, use_dynamic_shifting=False)
-        solver.set_timesteps(sampling_steps, device="cpu", shift=shift)
-        timesteps = solver.timesteps
-    else:
-        solver = module.FlowDPMSolverMultistepScheduler(num_train_timesteps=1000, shift=1, use_dynamic_shifting=False)
-        sigmas = module.get_sampling_sigmas(sampling_steps, shift)
-        timesteps, _ = module.retrieve_timesteps(solver, device="cpu", sigmas=sigmas)
-
+    solver, timesteps = solver_of(module, sample_solver, sampling_steps, shift)
     num_high = sum(t.item() >= pipe.boundary * 1000 for t in timesteps)
     delta: Tensor | None = None
     for i, t in enumerate(timesteps):
@@ -95,6 +89,95 @@ def half_frame_latents(
                 delta = positive - negative
         latents = solver.step(velocity[None], t, latents[None], return_dict=False, generator=generator)[0][0]
     return latents if latents.shape[1] == total else expand(latents, total)
+
+
+def skipped_frames_latents(
+    pipe: Any,
+    module: Any,
+    prompt: str,
+    *,
+    size: tuple[int, int],
+    frame_num: int,
+    sampling_steps: int,
+    shift: float,
+    seed: int,
+    kept_at: Callable[[int, bool], list[int]],
+    between: Callable[[Tensor, list[int], int], Tensor],
+    true_positions: bool = True,
+    sample_solver: str = "unipc",
+    scale: float = 5.0,
+    truncate: int = 0,
+    condition: Tensor | None = None,
+) -> Tensor:
+    """Final latents of a run whose experts compute the frames ``kept_at(step, high)``; x0 of the rest is made up.
+
+    ``between(x0, kept, F)`` makes it up, from the guided velocity, once per step. The library does so per forward, each
+    host by its own means.
+    """
+    total = (frame_num - 1) // 4 + 1
+    h, w = size[1] // 8, size[0] // 8
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(16, total, h, w, generator=generator)
+    cond, uncond = pipe.text_encoder([prompt], pipe.device), pipe.text_encoder([NEGATIVE], pipe.device)
+    solver, timesteps = solver_of(module, sample_solver, sampling_steps, shift)
+    for i, t in enumerate(timesteps):
+        high = t.item() >= pipe.boundary * 1000
+        kept = kept_at(i, high)
+        model = pipe.high_noise_model if high else pipe.low_noise_model
+        arguments: dict[str, Any] = {"t": torch.stack([t]), "seq_len": len(kept) * (h // 2) * (w // 2)}
+        if condition is not None:
+            arguments["y"] = [condition[:, kept]]
+        with frames_at(kept if true_positions else list(range(len(kept)))):
+            positive = model([latents[:, kept]], context=cond, **arguments)[0]
+            velocity = positive
+            if i < len(timesteps) - truncate:
+                negative = model([latents[:, kept]], context=uncond, **arguments)[0]
+                velocity = negative + scale * (positive - negative)
+        sigma = solver.sigmas[i]
+        x0 = between(latents[:, kept] - sigma * velocity, kept, total)
+        full = (latents - x0) / sigma
+        full[:, kept] = velocity
+        latents = solver.step(full[None], t, latents[None], return_dict=False, generator=generator)[0][0]
+    return latents
+
+
+def solver_of(module: Any, name: str, steps: int, shift: float) -> tuple[Any, Any]:
+    """One of the package's solvers, set up as its sampling loop does, and its timesteps."""
+    if name == "unipc":
+        solver = module.FlowUniPCMultistepScheduler(num_train_timesteps=1000, shift=1, use_dynamic_shifting=False)
+        solver.set_timesteps(steps, device="cpu", shift=shift)
+        return solver, solver.timesteps
+    solver = module.FlowDPMSolverMultistepScheduler(num_train_timesteps=1000, shift=1, use_dynamic_shifting=False)
+    timesteps, _ = module.retrieve_timesteps(solver, device="cpu", sigmas=module.get_sampling_sigmas(steps, shift))
+    return solver, timesteps
+
+
+@contextlib.contextmanager
+def frames_at(positions: list[int]) -> Iterator[None]:
+    """Rotary embeddings from their formula, with frame k of what an expert is given at ``positions[k]``.
+
+    The host has a table and its first rows; here angles are computed: width D of a head in pairs, of which time has
+    ``D/2 - 2 (D/2 // 3)``, height and width the rest in equal parts, each with frequencies 10000^(-2k / its width).
+    """
+
+    def rope_apply(x: Tensor, grid_sizes: Tensor, freqs: Tensor) -> Tensor:
+        f, h, w = (int(size) for size in grid_sizes[0])
+        pairs = x.shape[-1] // 2
+        parts = (pairs - 2 * (pairs // 3), pairs // 3, pairs // 3)
+        places = torch.tensor([(positions[a], b, c) for a in range(f) for b in range(h) for c in range(w)])
+        angles = torch.cat(
+            [
+                places[:, axis, None].double() * 10000.0 ** (-torch.arange(part).double() / part)
+                for axis, part in enumerate(parts)
+            ],
+            dim=1,
+        )[:, None]
+        even, odd = x[0, : len(places), :, 0::2].double(), x[0, : len(places), :, 1::2].double()
+        turned = torch.stack([even * angles.cos() - odd * angles.sin(), even * angles.sin() + odd * angles.cos()], -1)
+        return torch.cat([turned.flatten(-2).float(), x[0, len(places) :]])[None]
+
+    with mock.patch("wan.modules.model.rope_apply", rope_apply):
+        yield
 
 
 def grow(solver: Any, function: Callable[[Tensor], Tensor]) -> None:

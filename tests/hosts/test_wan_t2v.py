@@ -288,7 +288,7 @@ def test_strategy_that_carries_and_chooses_for_itself(t2v: Any) -> None:
                 return None
             return [0, 2, 4] if step.expert_index % 2 == 0 else [0, 1, 3]
 
-        def fill(self, prediction: Tensor, kept: Any, step: halfframe.Step, latents: Tensor) -> Tensor:
+        def fill(self, prediction: Tensor, kept: Any, step: halfframe.Step, forward: int, latents: Tensor) -> Tensor:
             assert latents.shape == (16, 5, 4, 6)
             full = latents * 0.1
             full[:, list(kept)] = prediction

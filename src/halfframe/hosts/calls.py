@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Around", "intercept"]
+__all__ = ["Around", "intercept", "is_compiled"]
 
 Around = Callable[[Callable[..., Any], dict[str, Any], tuple[Any, ...]], Any]
 """``(original, keywords, positional arguments) -> output``; calls ``original``, or does not."""
@@ -49,6 +49,11 @@ class _Switchboard:
         return self.original(*args, **kwargs)
 
 
+def is_compiled(module: torch.nn.Module) -> bool:
+    """Whether ``module.compile()`` was called."""
+    return vars(module).get(_COMPILED_CALL) is not None
+
+
 def intercept(module: torch.nn.Module, around: Around) -> Callable[[], None]:
     """Have `around` make this thread's calls of `module`, until the returned function is called.
 
@@ -59,7 +64,7 @@ def intercept(module: torch.nn.Module, around: Around) -> Callable[[], None]:
         module: the module, or the wrapper that ``torch.compile`` put around it.
         around: makes the call, or answers without making it.
     """
-    attribute = _COMPILED_CALL if vars(module).get(_COMPILED_CALL) is not None else "forward"
+    attribute = _COMPILED_CALL if is_compiled(module) else "forward"
     interception = _Interception(threading.get_ident(), around)
     with _lock:
         found: Any = vars(module).get(attribute)

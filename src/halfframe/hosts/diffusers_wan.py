@@ -19,7 +19,8 @@ from halfframe import frames
 from halfframe.cost import ExpertShape
 from halfframe.errors import HalfframeError, UnsupportedPipelineError
 from halfframe.hosts.base import HostDiagnosis, StartRun, patch_solver, same_named_subclass
-from halfframe.hosts.calls import intercept
+from halfframe.hosts.calls import intercept, is_compiled
+from halfframe.hosts.positions import diffusers_positions
 from halfframe.hosts.source import class_methods, package_version
 from halfframe.patching import Patches
 from halfframe.run import SamplingRun
@@ -227,6 +228,7 @@ def _generators(generator: Any, device: Any) -> Sequence[torch.Generator]:
 def _route_expert(module: torch.nn.Module, expert: Expert, run: SamplingRun, local: Patches) -> None:
     """Have calls of `module` made through `run`: its input cut in time, its output filled up again."""
     config: Any = module.config
+    plain = _unwrapped(module)
     channels = config.out_channels or config.in_channels
 
     def around(original: Callable[..., Any], kwargs: dict[str, Any], args: tuple[Any, ...]) -> Any:
@@ -248,7 +250,9 @@ def _route_expert(module: torch.nn.Module, expert: Expert, run: SamplingRun, loc
         if call.inputs is not latents:
             kept = condition if call.kept is None else frames.take(condition, call.kept)
             kwargs = {**kwargs, "hidden_states": torch.cat([call.inputs, kept], dim=1)}
-        output = original(**kwargs)
+        compiled = module is not plain or is_compiled(plain)
+        with diffusers_positions(plain, call.positions, compiled):
+            output = original(**kwargs)
         if isinstance(output, tuple):
             return (run.after_call(call, output[0]), *output[1:])
         return _model_output(run.after_call(call, output.sample))

@@ -20,6 +20,7 @@ from halfframe import frames
 from halfframe.cost import ExpertShape
 from halfframe.errors import HalfframeError
 from halfframe.hosts.base import HostDiagnosis, StartRun, patch_solver, same_named_subclass
+from halfframe.hosts.positions import official_positions
 from halfframe.hosts.source import class_methods, package_version
 from halfframe.patching import Patches
 from halfframe.run import SamplingRun
@@ -239,7 +240,8 @@ class _RoutedExpert:
             kwargs["seq_len"] = call.sequence_length
             if kwargs.get("y") is not None:
                 kwargs["y"] = [frames.take(condition, call.kept) for condition in kwargs["y"]]
-        prediction, *rest = self._model([call.inputs], *args, **kwargs)
+        with official_positions(self._model, call.positions):
+            prediction, *rest = self._model([call.inputs], *args, **kwargs)
         return [self._run.after_call(call, prediction), *rest]
 
 

@@ -1,4 +1,4 @@
-"""What a strategy is: four questions about the time axis, asked by the run and answered without knowing the host.
+"""What a strategy is: questions about the time axis, asked by the run and answered without knowing the host.
 
 The run always carries latents of full length, so that callbacks, interrupts and solvers never meet another shape;
 a strategy that thinks in half-length clips (the source's two, and any plain function) is an `Expansion`.
@@ -114,19 +114,27 @@ class Strategy:
         """Positions of the latent frames that the expert computes at `step`, increasing; None for all of them."""
         return None
 
-    def fill(self, prediction: Tensor, kept: Sequence[int], step: Step, latents: Tensor) -> Tensor:
-        """Complete the expert's prediction.
+    def true_positions(self, step: Step) -> bool:
+        """Whether kept frames have the temporal positions (RoPE) that they have in the full clip; else 0, 1, 2, ...
+
+        By default they are numbered from 0, so that the expert takes them for a shorter clip, as in the source.
+        """
+        return False
+
+    def fill(self, prediction: Tensor, kept: Sequence[int], step: Step, forward: int, latents: Tensor) -> Tensor:
+        """Complete the expert's prediction; asked after every forward, also where every frame was computed.
 
         Args:
             prediction: velocity ``v = eps - x0`` on the kept frames, ``(..., len(kept), H, W)``.
-            kept: what `select` returned for this step.
+            kept: what `select` returned for this step; every position where that was None.
             step: the step.
+            forward: number of the forward within the step: with guidance, 0 is the conditional one, 1 the other.
             latents: the full clip that the prediction belongs to, ``(..., F, H, W)``.
 
         Returns:
             The velocity of all frames, ``(..., F, H, W)``.
         """
-        return frames.hold(prediction, kept, step.num_frames)
+        return prediction if len(kept) == step.num_frames else frames.hold(prediction, kept, step.num_frames)
 
     def switch(self, latents: Tensor) -> Tensor:
         """What becomes of full-length latents ``(..., F, H, W)`` at the expert switch; by default, nothing.

@@ -1,0 +1,195 @@
+"""The strategies that make up skipped frames' x0, on the real hosts, against a plain loop and against each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import halfframe
+from halfframe.testing import (
+    diffusers_from_wan_state,
+    import_wan,
+    tiny_diffusers_i2v,
+    tiny_diffusers_t2v,
+    tiny_wan_i2v,
+    tiny_wan_t2v,
+)
+
+from ..helpers_diffusers import ARGS, PROMPT, run, seeded
+from .reference import skipped_frames_latents
+from .test_cross_host import official_solver
+
+CLIP: dict[str, Any] = {"size": (48, 32), "sampling_steps": 8, "shift": 12.0, "seed": 5}
+
+
+def held(x0: Tensor, kept: list[int], total: int) -> Tensor:
+    return torch.stack([x0[:, max(i for i, k in enumerate(kept) if k <= p)] for p in range(total)], dim=1)
+
+
+def straight(x0: Tensor, kept: list[int], total: int) -> Tensor:
+    lines = x0.movedim(1, -1).reshape(-1, len(kept)).numpy()
+    full = np.stack([np.interp(range(total), kept, line) for line in lines])
+    return torch.from_numpy(full).float().reshape(*x0.movedim(1, -1).shape[:-1], total).movedim(-1, 1)
+
+
+def in_turn(total: int, stride: int, count: int) -> list[int]:
+    """Frame 0 and every stride-th frame from the one whose turn it is."""
+    return [p for p in range(total) if p == 0 or p % stride == count % stride]
+
+
+def generate(pipe: Any, strategy: Any, frame_num: int, **options: Any) -> Tensor:
+    """The official pipeline's final latents."""
+    latents: list[Tensor] = []
+    pipe.vae.decode = lambda clips: latents.extend(clips) or [torch.zeros(3, frame_num, 32, 48)]
+    arguments = {**CLIP, "frame_num": frame_num, "offload_model": False}
+    for name in ("sample_solver", "guide_scale", "sampling_steps"):
+        if name in options:
+            arguments[name] = options.pop(name)
+    with halfframe.enabled(pipe, strategy, **options):
+        pipe.generate("a kite", **arguments)
+    return latents[0]
+
+
+@pytest.mark.parametrize("solver", ["unipc", "dpm++"])
+@pytest.mark.parametrize("frame_num", [21, 45])  # 6 and 12 latent frames
+@pytest.mark.parametrize("positions", ["true", "contiguous"])
+@pytest.mark.parametrize("strategy", ["own-noise", "interpolate", "interleave"])
+def test_the_library_is_the_plain_loop(t2v: Any, strategy: str, positions: str, frame_num: int, solver: str) -> None:
+    total = (frame_num - 1) // 4 + 1
+
+    def kept_at(step: int, high: bool) -> list[int]:
+        return in_turn(total, 2, step if strategy == "interleave" else 0) if high else list(range(total))
+
+    expected = skipped_frames_latents(
+        t2v,
+        import_wan("text2video"),
+        "a kite",
+        **CLIP,
+        frame_num=frame_num,
+        kept_at=kept_at,
+        between=held if strategy == "own-noise" else straight,
+        true_positions=positions == "true",
+        sample_solver=solver,
+    )
+    latents = generate(t2v, strategy, frame_num, positions=positions, sample_solver=solver, guide_scale=(5.0, 5.0))
+    torch.testing.assert_close(latents, expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("stride", [2, 3, 4, 9])
+@pytest.mark.parametrize(
+    ("options", "halved"),
+    [
+        ({}, [0, 1, 2, 3, 4, 5]),
+        ({"full_start": 1, "full_end": 2}, [1, 2, 3]),
+        ({"until": "end", "full_end": 1}, [0, 1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_strides_and_windows_are_the_plain_loop(
+    t2v: Any, stride: int, options: dict[str, Any], halved: list[int]
+) -> None:
+    def kept_at(step: int, high: bool) -> list[int]:
+        return in_turn(8, stride, halved.index(step)) if step in halved else list(range(8))
+
+    expected = skipped_frames_latents(
+        t2v,
+        import_wan("text2video"),
+        "a kite",
+        **CLIP,
+        frame_num=29,
+        kept_at=kept_at,
+        between=straight,
+        truncate=3,
+    )
+    latents = generate(t2v, "interleave", 29, stride=stride, **options, cfg_truncate_steps=3, guide_scale=(5.0, 5.0))
+    torch.testing.assert_close(latents, expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("strategy", ["own-noise", "interpolate", "interleave"])
+def test_stride_1_is_a_plain_run_to_the_bit(t2v: Any, strategy: str) -> None:
+    plain = generate(t2v, None, 29, cfg_truncate_steps=1)
+    with pytest.warns(halfframe.HalfframeWarning, match=f"nothing was halved: strategy '{strategy}' left out no frame"):
+        latents = generate(t2v, strategy, 29, stride=1)
+    assert not torch.equal(latents, plain)  # guidance was truncated there, so equality below says something
+    with pytest.warns(halfframe.HalfframeWarning):
+        again = generate(t2v, strategy, 29, stride=1, cfg_truncate_steps=1)
+    assert torch.equal(again, plain)
+
+
+def test_true_positions_leave_the_experts_as_they_were(t2v: Any) -> None:
+    tables = [model.freqs for model in (t2v.high_noise_model, t2v.low_noise_model)]
+    values = [table.clone() for table in tables]
+    generate(t2v, "interleave", 29)
+    for model, table, value in zip((t2v.high_noise_model, t2v.low_noise_model), tables, values, strict=True):
+        assert model.freqs is table
+        assert torch.equal(table, value)
+
+    calls = []
+
+    def failing(*_: Any, **__: Any) -> Any:
+        calls.append(t2v.high_noise_model.freqs is tables[0])
+        raise RuntimeError("out of memory")
+
+    t2v.high_noise_model.head.forward = failing
+    with pytest.raises(RuntimeError, match="out of memory"):
+        generate(t2v, "interpolate", 29)
+    assert calls == [False]
+    assert t2v.high_noise_model.freqs is tables[0]
+
+
+def test_an_expert_without_a_known_table_is_told_from_one_with() -> None:
+    pipe = tiny_wan_t2v()
+    del pipe.high_noise_model.freqs
+    with pytest.raises(halfframe.HalfframeError, match=r"WanModel has no table of rotary embeddings .*='contiguous'"):
+        generate(pipe, "interpolate", 29)
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 3, "full_start": 1}, {"until": "end", "full_end": 1}])
+@pytest.mark.parametrize("strategy", ["own-noise", "interleave"])
+def test_hosts_agree(strategy: str, options: dict[str, Any]) -> None:
+    official, pipe = tiny_wan_t2v(), tiny_diffusers_t2v(seed=1)
+    for ours, theirs in (("transformer", "high_noise_model"), ("transformer_2", "low_noise_model")):
+        getattr(pipe, ours).load_state_dict(diffusers_from_wan_state(getattr(official, theirs).state_dict()))
+    clip = {"sampling_steps": ARGS["num_inference_steps"]}
+    latents: list[Tensor] = []
+    official.vae.decode = lambda clips: latents.extend(clips) or [torch.zeros(3, 21, 32, 48)]
+    with halfframe.enabled(official, strategy, **options):
+        official.generate(PROMPT, size=(48, 32), frame_num=21, **clip, shift=12.0, seed=7, offload_model=False)
+    pipe.scheduler = official_solver()
+    with halfframe.enabled(pipe, strategy, **options):
+        ours = run(pipe, num_frames=21, generator=seeded(7))[0]
+    torch.testing.assert_close(ours, latents[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [tiny_diffusers_t2v, tiny_diffusers_i2v, tiny_wan_t2v, tiny_wan_i2v])
+def test_positions_matter_to_every_host(make: Any) -> None:
+    """What a strategy says of positions reaches the expert, image-to-video included."""
+    pipe = make()
+    clips = {}
+    for positions in ("true", "contiguous"):
+        with halfframe.enabled(pipe, "interpolate", positions=positions) as block:
+            clips[positions] = short_clip(pipe)
+        assert block.report is not None
+        assert block.report.high.latent_frames == (3,)
+    assert clips["true"].shape == clips["contiguous"].shape
+    assert not torch.equal(clips["true"], clips["contiguous"])
+
+
+def short_clip(pipe: Any) -> Tensor:
+    from PIL import Image
+
+    image = Image.new("RGB", (48, 32), (200, 40, 40))
+    name = type(pipe).__name__
+    if name == "WanT2V":
+        return pipe.generate(
+            "a kite", size=(48, 32), frame_num=17, sampling_steps=3, shift=12.0, seed=1, offload_model=False
+        )
+    if name == "WanI2V":
+        return pipe.generate(
+            "a kite", image, max_area=48 * 32, frame_num=17, sampling_steps=3, shift=12.0, seed=1, offload_model=False
+        )
+    extra = {"image": image} if "Image" in name else {}
+    return run(pipe, num_frames=17, generator=seeded(7), **extra)
