@@ -13,7 +13,7 @@ import re
 import sys
 import types
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import torch
@@ -372,6 +372,7 @@ def _diffusers_expert(in_channels: int, sizes: WanSizes) -> Any:
     return model.eval().requires_grad_(False)
 
 
+_Weight = TypeVar("_Weight")
 _DIFFUSERS_NAMES = {
     "text_embedding.0": "condition_embedder.text_embedder.linear_1",
     "text_embedding.2": "condition_embedder.text_embedder.linear_2",
@@ -393,8 +394,8 @@ _DIFFUSERS_NAMES = {
 }
 
 
-def diffusers_from_wan_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of an official ``WanModel`` under the names of diffusers' ``WanTransformer3DModel``; same tensors.
+def diffusers_from_wan_state(state: dict[str, _Weight]) -> dict[str, _Weight]:
+    """The weights of an official ``WanModel`` under the names of diffusers' ``WanTransformer3DModel``; same values.
 
     Args:
         state: what ``state_dict()`` of a text-to-video or image-to-video expert of A14B returns.

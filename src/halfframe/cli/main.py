@@ -12,6 +12,7 @@ import halfframe
 from halfframe.cli.flags import FLAGS_HELP, split_flags
 from halfframe.compare import command as compare_command
 from halfframe.errors import HalfframeError
+from halfframe.tinywan import demo as demo_command
 
 __all__ = ["main"]
 
@@ -72,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--no-guidance", action="store_true", help="one forward per step, as distilled experts run")
     plan.add_argument("--json", action="store_true", help="plain data instead of the table")
     plan.set_defaults(command=_plan)
+
+    demo = commands.add_parser("demo", help="a small trained Wan2.2 on this machine: prompt in, videos out")
+    demo_command.add_arguments(demo)
+    demo.set_defaults(command=demo_command.main)
 
     comparison = commands.add_parser("compare", help="baseline and variants on the same prompts and seeds, or videos")
     compare_command.add_arguments(comparison)

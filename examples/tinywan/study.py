@@ -1,0 +1,365 @@
+"""What each strategy costs and what it does to the clip, on TinyWan, beside fewer steps and skipped high-noise steps.
+
+    python examples/tinywan/study.py run --folder study --clips 128
+    python examples/tinywan/study.py report --folder study
+
+``run`` makes the clips of every variant that ``--folder`` lacks, so it can be stopped and started again; ``report``
+writes ``study.md``, ``study.json`` and ``pareto.png`` from what is there. Every variant gets the same prompts and
+seeds, drawn apart from the training's.
+
+Cost is the experts' FLOPs at the true A14B shapes, 81 frames of 1280x720 (`halfframe.plan`), in full steps; half the
+frames cost much less than half there. The share of tokens, nearer to what TinyWan itself saves, stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import halfframe
+from halfframe.compare import metrics
+from halfframe.tinywan import generate, load_diffusers, measure, random_scene
+from halfframe.tinywan.clips import Scene, render
+
+REFERENCE_STEPS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to make the clips."""
+
+    steps: int
+    strategy: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    skip_high: int = 1  # every so-manyth high-noise step is made, the others are not in the schedule
+
+    @property
+    def name(self) -> str:
+        parts = [self.strategy or ("plain" if self.skip_high == 1 else f"1 in {self.skip_high} high-noise steps")]
+        parts += [f"{key}={value}" for key, value in self.options]
+        return f"{self.steps} steps, {' '.join(parts)}"
+
+    @property
+    def file(self) -> str:
+        return "".join(c if c.isalnum() else "_" for c in self.name)
+
+
+def variants() -> list[Variant]:
+    """Everything that is compared, the most telling first."""
+    plain = [Variant(steps) for steps in (20, 8, 12, 4, 40, REFERENCE_STEPS)]
+    fewer = [Variant(steps) for steps in (3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 16, 18, 24, 28, 32)]
+    skipped = [Variant(steps, skip_high=2) for steps in (8, 12, 20, 40)]
+    found = [*plain]
+    for steps in (20, 8):
+        found += [
+            Variant(steps, "self-duplicate"),
+            Variant(steps, "self-duplicate", (("noise", "short"),)),
+            Variant(steps, "own-noise"),
+            Variant(steps, "interpolate"),
+            Variant(steps, "interleave"),
+            *(Variant(steps, "interleave", tuple(options.items())) for options in OPTIONS),
+        ]
+    found += fewer + skipped
+    for steps in (12, 4, 40):
+        found += [Variant(steps, name) for name in ("self-duplicate", "interleave")]
+        found += [Variant(steps, "interleave", tuple(options.items())) for options in OPTIONS[:4]]
+    return list(dict.fromkeys(found))
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"full_start": 1},
+    {"full_end": 2},
+    {"full_start": 1, "full_end": 3},
+    {"stride": 3},
+    {"stride": 4},
+    {"positions": "contiguous"},
+    {"until": "end", "full_end": 3},
+    {"cfg_truncate_steps": 5, "cfg_truncate_high_noise_steps": 3},
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("run", "report"))
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--clips", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--only", nargs="*", default=[""], help="parts of names of variants")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    {"run": run, "report": report}[arguments.action](arguments)
+
+
+def held_out(count: int) -> list[tuple[Scene, int]]:
+    """Scenes and seeds that no training saw."""
+    rng = random.Random("held out")
+    return [(random_scene(rng), 1_000_000 + number) for number in range(count)]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Make and measure what is missing."""
+    pipe = load_diffusers().to(arguments.device)
+    cases = held_out(arguments.clips)
+    end = time.monotonic() + 60 * arguments.minutes
+    for variant in variants():
+        path = arguments.folder / f"{variant.file}.json"
+        if path.exists() or not any(part in variant.name for part in arguments.only):
+            continue
+        if time.monotonic() > end:
+            return
+        started = time.monotonic()
+        clips = make(pipe, variant, cases, arguments)
+        if variant.strategy is None and variant.skip_high == 1:
+            torch.save(clips, arguments.folder / f"{variant.file}.pt")
+        rows = [measured(clip, scene) for clip, (scene, _) in zip(clips, cases, strict=True)]
+        for against in dict.fromkeys((variant.steps, 20, REFERENCE_STEPS)):
+            baseline = arguments.folder / f"{Variant(against).file}.pt"
+            if baseline.exists():
+                add_distances(rows, clips, torch.load(baseline), against)
+        path.write_text(json.dumps({"variant": dataclasses.asdict(variant), "rows": rows}))
+        print(f"{variant.name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def make(pipe: Any, variant: Variant, cases: list[tuple[Scene, int]], arguments: argparse.Namespace) -> Tensor:
+    """The variant's clips as bytes, ``(N, 3, F, H, W)``."""
+    parts = []
+    for start in range(0, len(cases), arguments.batch):
+        batch = cases[start : start + arguments.batch]
+        with contextlib.ExitStack() as stack:
+            if variant.strategy:
+                stack.enter_context(halfframe.enabled(pipe, variant.strategy, **dict(variant.options)))
+            if variant.skip_high > 1:
+                stack.enter_context(thinned(pipe, variant.skip_high))
+            stack.enter_context(torch.autocast(arguments.device.split(":")[0], torch.bfloat16))
+            video = generate(
+                pipe, [str(scene) for scene, _ in batch], [seed for _, seed in batch], num_steps=variant.steps
+            )
+        parts.append((video.float() * 255).round().to(torch.uint8).cpu())
+    return torch.cat(parts)
+
+
+@contextlib.contextmanager
+def thinned(pipe: Any, every: int) -> Iterator[None]:
+    """Leave out all but every so-manyth high-noise step of the schedule, beginning with the first."""
+    scheduler = pipe.scheduler
+    original = scheduler.set_timesteps
+
+    def set_timesteps(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        high = int((scheduler.timesteps >= 875).sum())
+        kept = [*range(0, high, every), *range(high, len(scheduler.timesteps))]
+        scheduler.sigmas = scheduler.sigmas[[*kept, -1]]
+        scheduler.timesteps = scheduler.timesteps[kept]
+        scheduler.num_inference_steps = len(kept)
+
+    scheduler.set_timesteps = set_timesteps
+    try:
+        yield
+    finally:
+        del scheduler.set_timesteps
+
+
+def measured(clip: Tensor, scene: Scene) -> dict[str, Any]:
+    """Of one clip alone."""
+    video = clip.float() / 255
+    seen = measure(video, scene)
+    moving = [sighting for sighting in seen if sighting.thing.direction is not None and sighting.found]
+    array = video.permute(1, 2, 3, 0).numpy()
+    return {
+        "found": float(np.mean([s.found for s in seen])),
+        "shape": float(np.mean([s.shape == s.thing.shape for s in seen])),
+        "direction": float(np.mean([s.direction_right for s in seen])),
+        "right": float(np.mean([s.right for s in seen])),
+        "speed": float(np.mean([s.speed for s in moving])) if moving else None,
+        "speed_error": float(np.mean([s.speed_error for s in moving])) if moving else None,
+        "speeds": [s.speed if s.found else None for s in seen],
+        "duplication": metrics.video_duplication_ratio(array),
+        "features": features(video),
+    }
+
+
+def features(video: Tensor) -> list[float]:
+    """What the Frechet distance is of: change over 1, 4 and 16 frames, mean and deviation of each colour, edges."""
+    changes = [float((video[:, lag:] - video[:, :-lag]).abs().mean()) for lag in (1, 4, 16)]
+    colours = [float(value) for value in (*video.mean(dim=(1, 2, 3)), *video.std(dim=(1, 2, 3)))]
+    edges = [float(video.diff(dim=dim).abs().mean()) for dim in (-1, -2)]
+    return [*changes, *colours, *edges]
+
+
+def add_distances(rows: list[dict[str, Any]], clips: Tensor, baseline: Tensor, steps: int) -> None:
+    """PSNR of each clip to the plain one of the same seed with `steps` steps, and SSIM of every tenth frame."""
+    for row, clip, other in zip(rows, clips, baseline, strict=True):
+        ours, theirs = (x.permute(1, 2, 3, 0).float().div(255).numpy() for x in (clip, other))
+        row[f"psnr_{steps}"] = min(metrics.psnr(metrics.mse(ours, theirs)), 99.0)
+        row[f"ssim_{steps}"] = metrics.mean(metrics.ssim_per_frame(ours[::10], theirs[::10]))
+
+
+# The report.
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Tables and the plot, from what `run` left."""
+    found = [json.loads(path.read_text()) for path in sorted(arguments.folder.glob("*.json")) if path.stem != "study"]
+    by_name = {}
+    for item in found:
+        item["variant"]["options"] = tuple((key, value) for key, value in item["variant"]["options"])
+        variant = Variant(**item["variant"])
+        by_name[variant.name] = (variant, item["rows"])
+    real = np.array(real_features(arguments.clips))
+    rows = [
+        summary(variant, results, by_name[Variant(variant.steps).name][1], real)
+        for variant, results in by_name.values()
+        if Variant(variant.steps).name in by_name
+    ]
+    rows.sort(key=lambda row: (row["steps"], row["cost"]))
+    (arguments.folder / "study.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (arguments.folder / "study.md").write_text(markdown(rows))
+    plot(rows, arguments.folder / "pareto.png")
+    print(markdown(rows))
+
+
+def real_features(count: int) -> list[list[float]]:
+    """Of clips as they were drawn, as many as were made, of other scenes."""
+    rng = random.Random("real")
+    drawn = []
+    for _ in range(count):
+        scene = random_scene(rng)
+        clip = render(scene, [(rng.random(), rng.random()) for _ in scene.things])
+        drawn.append(features((clip + 1) / 2))
+    return drawn
+
+
+def summary(variant: Variant, rows: list[dict[str, Any]], plain: list[dict[str, Any]], real: Any) -> dict[str, Any]:
+    """One line of the table; every figure is a mean over the clips with the half-width of its 95 % interval."""
+    cost, tokens = costs(variant)
+    result: dict[str, Any] = {"name": variant.name, "steps": variant.steps, "cost": cost, "tokens": tokens}
+    result["clips"] = len(rows)
+    for key in ("right", "found", "shape", "direction", "speed_error", "duplication"):
+        result[key] = interval([row[key] for row in rows if row[key] is not None])
+    for key in sorted({key for row in rows for key in row if key.startswith(("psnr_", "ssim_"))}):
+        result[key] = interval([row[key] for row in rows])
+    ratios = [
+        ours / theirs
+        for row, other in zip(rows, plain, strict=True)
+        for ours, theirs in zip(row["speeds"], other["speeds"], strict=True)
+        if ours is not None and theirs is not None and theirs > 0.15
+    ]
+    result["motion"] = interval(ratios) if ratios else None
+    result["frechet"] = frechet(np.array([row["features"] for row in rows]), real)
+    return result
+
+
+def costs(variant: Variant) -> tuple[float, float]:
+    """In full steps: FLOPs at the true shapes, and tokens."""
+    options = {key: value for key, value in variant.options if key != "noise"}
+    plan = halfframe.plan(sampling_steps=variant.steps, strategy=variant.strategy, **options)
+    if variant.skip_high > 1:
+        made = plan.report.low.steps + -(-plan.report.high.steps // variant.skip_high)
+        return float(made), float(made)
+    linear, linear_run = plan.linear_tflops
+    return variant.steps / plan.predicted_speedup, variant.steps * linear_run / linear
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half the width of a bootstrapped 95 % interval."""
+    data = np.array(values, dtype=float)
+    drawn = np.random.default_rng(0).choice(data, (1000, len(data))).mean(axis=1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(data.mean()), float(high - low) / 2
+
+
+def frechet(ours: Any, real: Any) -> float:
+    """Frechet distance of two sets of `features`, each feature in units of the real clips' deviation."""
+    scale = real.std(axis=0) + 1e-6
+    ours, real = ours / scale, real / scale
+    a, b = np.cov(ours, rowvar=False), np.cov(real, rowvar=False)
+    eigenvalues = np.linalg.eigvals(a @ b)
+    root = np.sqrt(np.clip(eigenvalues.real, 0, None)).sum()
+    return float(((ours.mean(0) - real.mean(0)) ** 2).sum() + np.trace(a) + np.trace(b) - 2 * root)
+
+
+COLUMNS = {
+    "cost": "FLOPs of the experts at A14B, 81 frames 1280x720, in full steps",
+    "tokens": "tokens through the experts, in full steps",
+    "PSNR": "dB to the plain clip of the same seed and as many steps",
+    "PSNR 20": "dB to the plain clip of 20 steps",
+    "PSNR 100": "dB to the plain clip of 100 steps",
+    "SSIM": "to the plain clip of as many steps",
+    "duplication": "change within pairs of latent frames over change between them; 1 = no judder",
+    "motion": "speed of moving things over the plain clip's",
+    "right": "share of things whose colour, shape, size and direction are the prompt's",
+    "Frechet": "distance to real clips, of the features named in `features`",
+}
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table."""
+    lines = ["| variant | " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
+    for row in rows:
+        cells = [f"{row['cost']:.1f}", f"{row['tokens']:.1f}"]
+        keys = (f"psnr_{row['steps']}", "psnr_20", f"psnr_{REFERENCE_STEPS}", f"ssim_{row['steps']}")
+        for key, digits in zip(keys, (1, 1, 1, 3), strict=True):
+            cells.append(shown(row.get(key), digits) if not plain_itself(row, key) else "")
+        cells += [shown(row[key], 2) for key in ("duplication", "motion", "right")]
+        lines.append(f"| {row['name']} | " + " | ".join([*cells, f"{row['frechet']:.2f}"]) + " |")
+    lines += ["", *(f"- {name}: {meaning}" for name, meaning in COLUMNS.items())]
+    lines += [f"- {rows[0]['clips']} clips each; +- is half of a bootstrapped 95 % interval"]
+    return "\n".join(lines) + "\n"
+
+
+def plain_itself(row: dict[str, Any], key: str) -> bool:
+    return row["name"] == Variant(int(key.split("_")[1])).name
+
+
+def shown(value: tuple[float, float] | None, digits: int) -> str:
+    return "" if value is None else f"{value[0]:.{digits}f} +-{value[1]:.{digits}f}"
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """PSNR to the plain clip of 20 steps over cost."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    groups = {
+        "fewer steps": lambda row: ", plain" in row["name"],
+        "skipped high-noise steps": lambda row: "1 in" in row["name"],
+        "duplication": lambda row: "self-duplicate" in row["name"] or "own-noise" in row["name"],
+        "interleave": lambda row: "interleave" in row["name"],
+        "interpolate": lambda row: "interpolate" in row["name"],
+    }
+    for (label, belongs), marker in zip(groups.items(), "o^svD", strict=True):
+        points = [row for row in rows if belongs(row) and "psnr_20" in row and row["name"] != Variant(20).name]
+        axes.errorbar(
+            [row["cost"] for row in points],
+            [row["psnr_20"][0] for row in points],
+            [row["psnr_20"][1] for row in points],
+            fmt=marker + ("-" if label == "fewer steps" else ""),
+            label=label,
+            markersize=5,
+        )
+    axes.set_xlim(0, 22)
+    axes.set_xlabel("cost in full steps (FLOPs at A14B, 81 frames 1280x720)")
+    axes.set_ylabel("PSNR to the plain clip of 20 steps, dB")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,354 @@
+"""Train TinyWan from nothing: its VAE, then its text encoder and two experts.
+
+    python examples/tinywan/train.py vae --folder tinywan --minutes 10
+    python examples/tinywan/train.py latents --folder tinywan
+    python examples/tinywan/train.py experts --folder tinywan --minutes 10
+    python examples/tinywan/train.py pack --folder tinywan
+
+Every stage goes on from what it finds in ``--folder``, so that a long training can be done in short runs; what is drawn
+at a step depends on the step's number only. Stages stop after ``--minutes``, or when they are done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from halfframe.tinywan.clips import Scene, random_scene, render
+from halfframe.tinywan.model import BOUNDARY, SHIFT, build_expert, build_vae
+from halfframe.tinywan.text import TextEncoder, Tokenizer
+
+SHARD = 250
+BATCH = 16
+Optimizers = dict[str, torch.optim.Optimizer]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("vae", "latents", "experts", "pack"))
+    parser.add_argument("--folder", type=Path, required=True, help="checkpoints and latents")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--steps", type=int, help="steps of the whole training, over all runs")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    {"vae": train_vae, "latents": encode_latents, "experts": train_experts, "pack": pack}[arguments.stage](arguments)
+
+
+def batched(items: list[Any], count: int) -> Iterator[list[Any]]:
+    """`items` in lists of `count`."""
+    return (items[start : start + count] for start in range(0, len(items), count))
+
+
+def scenes(seed: str) -> Iterator[tuple[str, Scene, list[tuple[float, float]]]]:
+    """Endless prompts, scenes and starting points."""
+    rng = random.Random(seed)
+    while True:
+        scene = random_scene(rng)
+        yield str(scene), scene, [(rng.random(), rng.random()) for _ in scene.things]
+
+
+def crops(step: int, count: int, num_frames: int, side: int = 32) -> Tensor:
+    """Pieces of random clips, ``(count, 3, num_frames, side, side)``, that show something more often than not."""
+    rng = random.Random(f"crops {step}")
+    clips = []
+    for _ in range(count):
+        scene = random_scene(rng)
+        starts = [(rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8)) for _ in scene.things]
+        clip = render(scene, starts, num_frames)
+        top, left = (rng.randint(0, clip.shape[-1] - side) for _ in range(2))
+        clips.append(clip[..., top : top + side, left : left + side])
+    return torch.stack(clips)
+
+
+def train_vae(arguments: argparse.Namespace) -> None:
+    """Squared error and edges, with a light pull of the posterior towards a unit normal.
+
+    Single frames first, which teach the spatial layers at a fifth of the cost; then short clips; then longer ones,
+    since what the causal layers hand on must not drift.
+    """
+    torch.manual_seed(0)
+    total = arguments.steps or 3000
+    vae = build_vae().to(arguments.device)
+    nn.init.constant_(vae.quant_conv.bias[16:], -6.0)  # little noise in the latents to begin with
+    kernels = {id(p) for p in vae.parameters() if p.ndim >= 4 and p[0].numel() > 1}
+    optimizers = optimizers_for(list(vae.parameters()), kernels, betas=(0.9, 0.95))
+    path = arguments.folder / "vae.pt"
+    step = resume(path, {"vae": vae, **optimizers})
+    end = time.monotonic() + 60 * arguments.minutes
+    losses: list[float] = []
+    while step < total and time.monotonic() < end:
+        stage = sum(step >= total * share for share in (0.2, 0.6))
+        count, num_frames = ((32, 1), (8, 5), (3, 29))[stage]
+        clip = crops(step, count, num_frames).to(arguments.device)
+        set_rates(optimizers, schedule(step, total, 20), muon=1e-2, adamw=2e-3)
+        with torch.autocast(arguments.device.split(":")[0], torch.bfloat16):
+            posterior = vae.encode(clip).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step)).to(clip.device)
+            decoded = unclamped_decode(vae, posterior.mean + posterior.std * noise)
+        decoded = decoded.float()
+        squared = functional.mse_loss(decoded, clip)
+        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        loss = squared + 0.1 * edges(decoded, clip) * min(1.0, step / total) + 1e-5 * kl.float()
+        update(vae, loss, optimizers)
+        step += 1
+        losses.append(squared.item())
+        if step % 50 == 0:
+            psnr = 10 * math.log10(4 * 50 / sum(losses[-50:]))
+            print(f"vae {step}/{total} kl {kl.item():.3f} psnr {psnr:.2f}", flush=True)
+        if step % 500 == 0:
+            save(path, {"vae": vae, **optimizers}, step)
+    save(path, {"vae": vae, **optimizers}, step)
+
+
+def encode_latents(arguments: argparse.Namespace) -> None:
+    """Clips for the experts, encoded once, with their prompts; 24 shards or ``--steps`` of them."""
+    vae = build_vae().to(arguments.device).eval().requires_grad_(False)
+    resume(arguments.folder / "vae.pt", {"vae": vae})
+    shards = arguments.folder / "latents"
+    shards.mkdir(exist_ok=True)
+    end = time.monotonic() + 60 * arguments.minutes
+    for number in range(arguments.steps or 24):
+        path = shards / f"{number:03}.pt"
+        if path.exists():
+            continue
+        if time.monotonic() > end:
+            return
+        drawn = list(itertools.islice(scenes(f"train {number}"), SHARD))
+        parts = []
+        for batch in batched(drawn, 10):
+            clip = torch.stack([render(scene, starts) for _, scene, starts in batch]).to(arguments.device)
+            with torch.autocast(arguments.device.split(":")[0], torch.bfloat16):
+                parts.append(vae.encode(clip).latent_dist.mean.bfloat16().cpu())
+        torch.save(
+            {"latents": torch.cat(parts), "prompts": [prompt for prompt, *_ in drawn]}, path.with_suffix(".part")
+        )
+        path.with_suffix(".part").replace(path)
+        print(f"latents: shard {number}", flush=True)
+
+
+def load_latents(folder: Path) -> tuple[Tensor, list[str], Tensor, Tensor]:
+    """Latents ``(N, 16, F, h, w)`` of unit scale, their prompts, and the mean and deviation per channel."""
+    shards = [torch.load(path, weights_only=True) for path in sorted((folder / "latents").glob("*.pt"))]
+    latents = torch.cat([shard["latents"] for shard in shards]).float()
+    mean, deviation = latents[:SHARD].mean(dim=(0, 2, 3, 4)), latents[:SHARD].std(dim=(0, 2, 3, 4))
+    scaled = (latents - mean.view(1, -1, 1, 1, 1)) / deviation.view(1, -1, 1, 1, 1)
+    return scaled.bfloat16(), [prompt for shard in shards for prompt in shard["prompts"]], mean, deviation
+
+
+def train_experts(arguments: argparse.Namespace) -> None:
+    """Flow matching, v = eps - x0, at shift 12: one model for all noise first, then each expert on its own side.
+
+    The first half of the steps is worth twice its cost that way, since both experts learn from it. The text encoder
+    learns with the common model and stays as it is then, because both experts read it.
+    """
+    latents, prompts, *_ = load_latents(arguments.folder)
+    if arguments.device == "cpu":
+        functional.scaled_dot_product_attention = plain_attention  # type: ignore[assignment]
+    total = arguments.steps or 6000
+    common = total // 2
+    end = time.monotonic() + 60 * arguments.minutes
+    tokens = Tokenizer()([*prompts, ""])
+    for phase, steps in (("common", common), ("high", total - common), ("low", total - common)):
+        torch.manual_seed(0)
+        model, text = build_expert(), TextEncoder()
+        nn.init.zeros_(model.proj_out.weight)
+        parts = nn.ModuleDict({"expert": model, "text": text})
+        if phase != "common":
+            before = torch.load(arguments.folder / "common.pt", weights_only=True)
+            parts.load_state_dict(before["average"])
+            text.requires_grad_(False)
+        train_phase(arguments, phase, parts, latents, tokens, steps, end)
+        if time.monotonic() > end:
+            return
+
+
+def train_phase(
+    arguments: argparse.Namespace,
+    phase: str,
+    parts: nn.ModuleDict,
+    latents: Tensor,
+    tokens: Any,
+    total: int,
+    end: float,
+) -> None:
+    """One model, from where its last run stopped."""
+    device = arguments.device
+    parts.to(device)
+    model, text = parts["expert"], parts["text"]
+    average = torch.optim.swa_utils.AveragedModel(parts, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
+    matrices = {id(p) for p in model.blocks.parameters() if p.ndim == 2}
+    optimizers = optimizers_for([p for p in parts.parameters() if p.requires_grad], matrices, betas=(0.9, 0.98))
+    path = arguments.folder / f"{phase}.pt"
+    step = resume(path, {"model": parts, "ema": average, **optimizers})
+    peak = 3e-3 if phase == "common" else 1.5e-3
+    losses: list[float] = []
+    started, first = time.monotonic(), step
+
+    def keep() -> None:
+        save(path, {"model": parts, "ema": average, **optimizers}, step, average=average.module.state_dict())
+
+    while step < total and time.monotonic() < end:
+        generator = torch.Generator().manual_seed(step)
+        picked = torch.randint(len(latents), (BATCH,), generator=generator)
+        x0 = latents[picked].float().to(device)
+        unconditional = torch.rand(BATCH, generator=generator) < 0.12
+        rows = torch.where(unconditional, len(latents), picked)  # the last prompt is the empty one
+        sigma = draw_sigma(phase, generator).to(device)
+        noise = torch.randn(x0.shape, generator=generator).to(device)
+        broad = sigma.view(-1, 1, 1, 1, 1)
+        set_rates(optimizers, schedule(step, total), muon=peak, adamw=peak)
+        with torch.autocast(device.split(":")[0], torch.bfloat16):
+            mask = tokens.attention_mask[rows].to(device)
+            embeddings = text(tokens.input_ids[rows].to(device), mask).last_hidden_state
+            noisy = (1 - broad) * x0 + broad * noise
+            velocity = model(noisy, 1000 * sigma, embeddings, return_dict=False)[0]
+        loss = functional.mse_loss(velocity.float(), noise - x0)
+        update(parts, loss, optimizers)
+        average.update_parameters(parts)
+        step += 1
+        losses.append(loss.item())
+        if step % 50 == 0:
+            rate = (time.monotonic() - started) / (step - first)
+            print(f"{phase} {step}/{total} loss {sum(losses[-50:]) / 50:.4f} ({rate:.2f} s a step)", flush=True)
+        if step % 250 == 0:
+            keep()
+    keep()
+
+
+def draw_sigma(phase: str, generator: torch.Generator) -> Tensor:
+    """Noise levels as shift 12 spreads them, on the phase's side of the boundary; on both for the common one."""
+    boundary = BOUNDARY / (SHIFT - (SHIFT - 1) * BOUNDARY)  # before the shift
+    even = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH
+    high = boundary + (1 - boundary) * even
+    low = boundary * even
+    chosen = {"high": high, "low": low, "common": torch.where(torch.arange(BATCH) % 2 == 0, high, low)}[phase]
+    return SHIFT * chosen / (1 + (SHIFT - 1) * chosen)
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *_: Any, **__: Any) -> Tensor:
+    """Attention as its formula says, which on a CPU is twice as fast, backwards, as PyTorch's own at these sizes."""
+    query, key, value = (tensor.bfloat16() for tensor in (query, key, value))
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(dim=-1) @ value
+
+
+def pack(arguments: argparse.Namespace) -> None:
+    """Write the weights as `halfframe.tinywan` ships them: half precision, safetensors."""
+    *_, mean, deviation = load_latents(arguments.folder)
+    vae = torch.load(arguments.folder / "vae.pt", weights_only=True)["vae"]
+    high, low = (torch.load(arguments.folder / f"{name}.pt", weights_only=True)["average"] for name in ("high", "low"))
+    target = arguments.folder / "weights"
+    target.mkdir(exist_ok=True)
+    statistics = {"latents_mean": mean, "latents_std": deviation}
+    files = {
+        "vae": {**vae, **statistics},
+        "text_encoder": part_of(high, "text."),
+        "high_noise": part_of(high, "expert."),
+        "low_noise": part_of(low, "expert."),
+    }
+    for name, tensors in files.items():
+        half = {key: tensor.half().contiguous() for key, tensor in tensors.items()}
+        save_file(half, target / f"{name}.safetensors")
+
+
+def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def unclamped_decode(vae: Any, latents: Tensor) -> Tensor:
+    """What ``vae.decode`` gives before it clamps to -1..1, which would stop gradients."""
+    clamp = torch.clamp
+    try:
+        torch.clamp = lambda value, **_: value  # type: ignore[assignment]
+        decoded: Tensor = vae.decode(latents).sample
+    finally:
+        torch.clamp = clamp
+    return decoded
+
+
+def edges(decoded: Tensor, clip: Tensor) -> Tensor:
+    """L1 between the differences of neighbouring pixels, across, down and in time."""
+    return sum(  # type: ignore[return-value]
+        functional.l1_loss(decoded.diff(dim=dim), clip.diff(dim=dim)) for dim in (-1, -2, -3) if clip.shape[dim] > 1
+    )
+
+
+class Flattened(torch.optim.Muon):
+    """Muon, which takes matrices, on weights of any shape: one row per output channel."""
+
+    def __init__(self, weights: list[nn.Parameter]) -> None:
+        self.weights = weights
+        self.matrices = [nn.Parameter(weight.data.view(len(weight), -1)) for weight in weights]  # the same memory
+        super().__init__(self.matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+
+    def step(self, closure: Any = None) -> None:
+        for weight, matrix in zip(self.weights, self.matrices, strict=True):
+            matrix.grad = None if weight.grad is None else weight.grad.view(len(weight), -1)
+        super().step(closure)
+
+
+def optimizers_for(parameters: list[nn.Parameter], matrices: set[int], betas: tuple[float, float]) -> Optimizers:
+    """Muon for the weights whose ids are in `matrices`, AdamW for the rest of `parameters`."""
+    return {
+        "muon": Flattened([p for p in parameters if id(p) in matrices]),
+        "adamw": torch.optim.AdamW([p for p in parameters if id(p) not in matrices], betas=betas, weight_decay=0.01),
+    }
+
+
+def set_rates(optimizers: Optimizers, factor: float, **peaks: float) -> None:
+    for name, optimizer in optimizers.items():
+        for group in optimizer.param_groups:
+            group["lr"] = factor * peaks[name]
+
+
+def update(module: nn.Module, loss: Tensor, optimizers: Optimizers) -> None:
+    module.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    for optimizer in optimizers.values():
+        optimizer.step()
+
+
+def schedule(step: int, total: int, warm_up: int = 100) -> float:
+    """Linear warm-up, then a cosine to a hundredth."""
+    progress = min(1.0, step / total)
+    return min(1.0, (step + 1) / warm_up) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def resume(path: Path, parts: dict[str, Any]) -> int:
+    """Load what `save` wrote, if anything; returns the number of steps made."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return int(state["step"])
+
+
+def save(path: Path, parts: dict[str, Any], step: int, **more: Any) -> None:
+    """Write states of `parts` and the number of steps made."""
+    temporary = path.with_suffix(".part")
+    torch.save({**{name: part.state_dict() for name, part in parts.items()}, "step": step, **more}, temporary)
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""``halfframe demo``: TinyWan with and without halfframe, on a CPU, from a prompt to a video."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+from halfframe.compare import Variant, compare, diffusers_generate, markdown, official_generate
+from halfframe.context import DEFAULT_STRATEGY
+from halfframe.tinywan.clips import FRAME, parse_prompt
+from halfframe.tinywan.generation import GUIDE_SCALE, NUM_FRAMES
+from halfframe.tinywan.model import SHIFT, load_diffusers, load_wan
+from halfframe.tinywan.text import TEXT_LEN
+
+__all__ = ["PROMPT", "add_arguments", "main"]
+
+PROMPT = "a big red ball moves left fast over stripes, a small green square stays"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add everything that `main` reads to `parser`, description included."""
+    parser.description = (
+        "Make a clip with TinyWan, a small trained Wan2.2 that comes with halfframe: as it is, halved, and with fewer "
+        "steps at equal cost. Writes videos, a strip of pictures and a table. No download, no GPU."
+    )
+    parser.add_argument("--prompt", default=PROMPT, help="in TinyWan's own language (default: %(default)r)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--sample_steps", type=int, default=20, help="solver steps (default: %(default)s)")
+    parser.add_argument(
+        "--strategy",
+        action="append",
+        metavar="NAME",
+        help=f"an installed strategy; repeatable (default: {DEFAULT_STRATEGY} and interleave)",
+    )
+    parser.add_argument("--host", choices=("diffusers", "wan"), default="diffusers", help="whose pipeline runs it")
+    parser.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR", help="(default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run `halfframe demo`: 0 if all went well, 1 if a variant failed."""
+    parse_prompt(arguments.prompt)
+    torch.set_num_threads(arguments.threads)
+    if arguments.host == "wan":
+        generate = official_generate(
+            load_wan(),
+            size=(FRAME, FRAME),
+            frame_num=NUM_FRAMES,
+            shift=SHIFT,
+            guide_scale=GUIDE_SCALE,
+            offload_model=False,
+        )
+    else:
+        generate = diffusers_generate(
+            load_diffusers(),
+            size=(FRAME, FRAME),
+            num_frames=NUM_FRAMES,
+            guidance_scale=GUIDE_SCALE,
+            max_sequence_length=TEXT_LEN,
+        )
+    names = arguments.strategy or list(dict.fromkeys((DEFAULT_STRATEGY, "interleave")))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*autocast")  # the official package asks for CUDA's throughout
+        comparison = compare(
+            generate,
+            [Variant(name, {"strategy": name}) for name in names],
+            prompts=[arguments.prompt],
+            seeds=[arguments.seed],
+            steps=arguments.sample_steps,
+            output=arguments.output,
+            progress=lambda line: print(line, file=sys.stderr, flush=True),
+            facts={"weights": "TinyWan's", "command": shlex.join(["halfframe", *sys.argv[1:]])},
+        )
+    print(markdown(comparison), end="")
+    print(f"videos, pictures and tables are in {arguments.output}", file=sys.stderr)
+    return 1 if comparison.failures else 0

@@ -1,0 +1,75 @@
+"""One way to call TinyWan on either host, with the sizes and the schedule that it was trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfframe.tinywan.clips import FRAME, parse_prompt
+from halfframe.tinywan.model import SHIFT
+from halfframe.tinywan.text import TEXT_LEN
+
+__all__ = ["FPS", "GUIDE_SCALE", "NUM_FRAMES", "generate"]
+
+NUM_FRAMES = 81
+FPS = 16
+GUIDE_SCALE = 3.0
+
+
+def generate(
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    num_steps: int = 20,
+    guide_scale: float = GUIDE_SCALE,
+    num_frames: int = NUM_FRAMES,
+) -> Tensor:
+    """Clips of `prompts`, one per prompt and seed.
+
+    Args:
+        pipe: what `load_diffusers` or `load_wan` returned.
+        prompts: in TinyWan's language, see `halfframe.tinywan.parse_prompt`.
+        seeds: of each clip's noise, drawn on the CPU.
+        num_steps: solver steps (UniPC, shift 12).
+        guide_scale: of classifier-free guidance, for both experts.
+        num_frames: video frames, 4n+1; 81 in training.
+
+    Returns:
+        ``(len(prompts), 3, num_frames, 64, 64)``, values 0..1.
+
+    Raises:
+        OptionError: a prompt outside the vocabulary.
+    """
+    for prompt in prompts:
+        parse_prompt(prompt)
+    if hasattr(pipe, "generate"):
+        clips = [
+            pipe.generate(
+                prompt,
+                size=(FRAME, FRAME),
+                frame_num=num_frames,
+                shift=SHIFT,
+                sampling_steps=num_steps,
+                guide_scale=guide_scale,
+                seed=seed,
+                offload_model=False,
+            )
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        return (torch.stack(clips) + 1) / 2
+    video: Tensor = pipe(
+        list(prompts),
+        height=FRAME,
+        width=FRAME,
+        num_frames=num_frames,
+        num_inference_steps=num_steps,
+        guidance_scale=guide_scale,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        max_sequence_length=TEXT_LEN,
+        output_type="pt",
+    ).frames
+    return video.transpose(1, 2)

@@ -1,0 +1,143 @@
+"""TinyWan's experts and VAE: the hosts' own classes at sizes that fit in a repository, and their trained weights."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from importlib import resources
+from typing import Any
+
+from torch import Tensor
+
+from halfframe.errors import HalfframeError
+from halfframe.testing import WanSizes, diffusers_from_wan_state, tiny_diffusers_t2v, tiny_wan_t2v
+from halfframe.tinywan.text import TEXT_DIM, TEXT_LEN, TextEncoder, Tokenizer, WanTextEncoder
+
+__all__ = ["BOUNDARY", "SHIFT", "SIZES", "build_expert", "build_vae", "load_diffusers", "load_wan"]
+
+BOUNDARY = 0.875
+SHIFT = 12.0
+"""Boundary and schedule as of T2V-A14B."""
+
+SIZES = WanSizes(
+    dim=128,
+    ffn_dim=512,
+    num_heads=4,
+    num_layers=6,
+    text_dim=TEXT_DIM,
+    text_len=TEXT_LEN,
+    freq_dim=64,
+    vae_dim=16,
+    vae_dim_mult=(1, 1, 2, 2),
+    vae_res_blocks=1,
+)
+
+State = dict[str, Tensor]
+
+
+def build_expert() -> Any:
+    """A diffusers ``WanTransformer3DModel`` of `SIZES`, freshly initialised."""
+    return importlib.import_module("diffusers").WanTransformer3DModel(
+        num_attention_heads=SIZES.num_heads,
+        attention_head_dim=SIZES.dim // SIZES.num_heads,
+        in_channels=16,
+        out_channels=16,
+        text_dim=SIZES.text_dim,
+        freq_dim=SIZES.freq_dim,
+        ffn_dim=SIZES.ffn_dim,
+        num_layers=SIZES.num_layers,
+    )
+
+
+def build_vae(**config: Any) -> Any:
+    """A diffusers ``AutoencoderKLWan`` of `SIZES`, freshly initialised; temporal 4x, spatial 8x, causal."""
+    return importlib.import_module("diffusers").AutoencoderKLWan(
+        base_dim=SIZES.vae_dim,
+        z_dim=16,
+        dim_mult=list(SIZES.vae_dim_mult),
+        num_res_blocks=SIZES.vae_res_blocks,
+        temperal_downsample=[False, True, True],
+        **config,
+    )
+
+
+def load_diffusers() -> Any:
+    """TinyWan as a diffusers ``WanPipeline`` on the CPU, trained weights and all; nothing is downloaded.
+
+    Call it with ``max_sequence_length=TEXT_LEN``, or through `halfframe.tinywan.generate`.
+    """
+    vae_state, mean, std = _vae_state()
+    vae = build_vae(latents_mean=mean.tolist(), latents_std=std.tolist())
+    vae.load_state_dict(vae_state)
+    experts = {}
+    for part, name in (("transformer", "high_noise"), ("transformer_2", "low_noise")):
+        experts[part] = build_expert()
+        experts[part].load_state_dict(_state(name))
+    parts = {**experts, "vae": vae, "text_encoder": _text_encoder()}
+    for module in parts.values():
+        module.eval().requires_grad_(False)
+    return tiny_diffusers_t2v(sizes=SIZES, **parts, tokenizer=Tokenizer(), boundary_ratio=BOUNDARY)
+
+
+def load_wan() -> Any:
+    """TinyWan as an official ``wan.text2video.WanT2V`` on the CPU: the same weights under the official names."""
+    pipe = tiny_wan_t2v(sizes=SIZES, text_encoder=WanTextEncoder(_text_encoder()), sample_neg_prompt="")
+    for model, name in ((pipe.high_noise_model, "high_noise"), (pipe.low_noise_model, "low_noise")):
+        names = diffusers_from_wan_state({key: key for key in model.state_dict()})
+        model.load_state_dict({names[key]: value for key, value in _state(name).items()})
+    vae_state, mean, std = _vae_state()
+    per_level = SIZES.vae_res_blocks + 2
+    pipe.vae.model.load_state_dict({_wan_vae_name(key, per_level): value for key, value in vae_state.items()})
+    pipe.vae.mean, pipe.vae.std, pipe.vae.scale = mean, std, [mean, 1.0 / std]
+    return pipe
+
+
+def _state(name: str) -> State:
+    path = resources.files("halfframe.tinywan") / "weights" / f"{name}.safetensors"
+    if not path.is_file():
+        raise HalfframeError(f"TinyWan's weights {name}.safetensors are not installed; reinstall halfframe.")
+    load = importlib.import_module("safetensors.torch").load
+    return {key: tensor.float() for key, tensor in load(path.read_bytes()).items()}
+
+
+def _vae_state() -> tuple[State, Tensor, Tensor]:
+    """The VAE's weights, and mean and deviation of its latents, ``(16,)`` each."""
+    state = _state("vae")
+    mean, std = state.pop("latents_mean"), state.pop("latents_std")
+    return state, mean, std
+
+
+def _text_encoder() -> TextEncoder:
+    text_encoder = TextEncoder()
+    text_encoder.load_state_dict(_state("text_encoder"))
+    return text_encoder.eval().requires_grad_(False)
+
+
+_WAN_VAE_NAMES = {
+    r"^quant_conv": "conv1",
+    r"^post_quant_conv": "conv2",
+    r"conv_in": "conv1",
+    r"mid_block\.resnets\.0": "middle.0",
+    r"mid_block\.attentions\.0": "middle.1",
+    r"mid_block\.resnets\.1": "middle.2",
+    r"norm_out": "head.0",
+    r"conv_out": "head.2",
+    r"down_blocks": "downsamples",
+    r"norm1": "residual.0",
+    r"(?<=\d\.)conv1": "residual.2",
+    r"norm2": "residual.3",
+    r"(?<=\d\.)conv2": "residual.6",
+    r"conv_shortcut": "shortcut",
+}
+
+
+def _wan_vae_name(name: str, per_level: int) -> str:
+    """The official name of a weight of diffusers' VAE, whose decoder counts blocks per level, not throughout."""
+    name = re.sub(
+        r"up_blocks\.(\d+)\.(?:resnets\.(\d+)|upsamplers\.0)",
+        lambda m: f"upsamples.{int(m[1]) * per_level + (int(m[2]) if m[2] else per_level - 1)}",
+        name,
+    )
+    for pattern, official in _WAN_VAE_NAMES.items():
+        name = re.sub(pattern, official, name)
+    return name
