@@ -9,7 +9,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from halfframe.cost import A14B, ExpertShape
+from halfframe.cost import A14B, H200, ExpertShape, Rates
+from halfframe.errors import OptionError
 from halfframe.testing import A14B as A14B_SIZES
 from halfframe.testing import TINY, WanSizes, tiny_wan_t2v
 
@@ -104,3 +105,17 @@ def test_parts_add_up_and_scale_as_named() -> None:
     assert A14B.forward_flops(1000) == A14B.linear_flops(1000) + A14B.attention_flops(1000)
     assert A14B.linear_flops(2000) == 2 * A14B.linear_flops(1000)
     assert A14B.attention_flops(2000) == 4 * A14B.attention_flops(1000)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "seconds"),
+    [(20280, 2.16), (10920, 1.01), (32760, 4.01), (17160, 1.73), (75600, 14.0), (39600, 5.24)],
+)
+def test_the_h200s_rates_give_the_forwards_that_were_measured(tokens: int, seconds: float) -> None:
+    """49 and 81 frames of 832x480 and 81 of 1280x720, all latent frames and the kept ones."""
+    assert H200.seconds(A14B.linear_flops(tokens), A14B.attention_flops(tokens)) == pytest.approx(seconds, rel=0.01)
+
+
+def test_rates_must_be_positive() -> None:
+    with pytest.raises(OptionError, match="rates 300 and 0 are not both positive; give TFLOP/s"):
+        Rates(300, 0)

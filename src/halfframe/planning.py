@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from halfframe import frames
-from halfframe.cost import A14B, ExpertShape
+from halfframe.cost import A14B, ExpertShape, Rates
 from halfframe.errors import HalfframeError, OptionError
 from halfframe.guidance import GuidanceMode, GuidanceTruncation
 from halfframe.meter import Meter
@@ -31,6 +31,7 @@ class Plan:
         linear_tflops: arithmetic linear in the tokens, (without, with), 1e12 operations.
         attention_tflops: self-attention's arithmetic, quadratic in the tokens, (without, with), 1e12 operations.
         schedule: where the split between the experts is from, ``"wan"`` (its own solver) or ``"formula"``.
+        seconds: of the experts, (without, with), at the machine's rates; None if none were given.
     """
 
     report: Report
@@ -38,10 +39,14 @@ class Plan:
     linear_tflops: tuple[float, float]
     attention_tflops: tuple[float, float]
     schedule: str
+    seconds: tuple[float, float] | None = None
 
     @property
     def predicted_speedup(self) -> float:
-        """Ratio of the experts' arithmetic without and with halfframe."""
+        """The experts' time without halfframe over that with it; of their arithmetic, if no rates were given."""
+        if self.seconds is not None:
+            without, run = self.seconds
+            return without / run
         return self.report.predicted_speedup or 1.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,6 +60,8 @@ class Plan:
             "linear_tflops": list(self.linear_tflops),
             "attention_tflops": list(self.attention_tflops),
             "schedule": self.schedule,
+            "seconds": None if self.seconds is None else list(self.seconds),
+            "predicted_speedup": self.predicted_speedup,
         }
 
     def __str__(self) -> str:
@@ -90,6 +97,9 @@ class Plan:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         (linear, linear_run), (attention, attention_run) = self.linear_tflops, self.attention_tflops
+        seconds = []
+        if self.seconds is not None:
+            seconds.append(f"experts' seconds at the machine's rates {self.seconds[0]:.1f} -> {self.seconds[1]:.1f}")
         return "\n".join(
             [
                 f"plan: {report.strategy}, {report.video_frames} video frames, {report.latent_frames} latent frames",
@@ -97,6 +107,7 @@ class Plan:
                 *table,
                 f"linear terms {linear:.0f} -> {linear_run:.0f} TFLOP, attention {attention:.0f} -> "
                 f"{attention_run:.0f} TFLOP",
+                *seconds,
                 f"frame-steps saved {report.frame_steps_saved:.1%}; predicted speed-up of the experts "
                 f"{self.predicted_speedup:.2f}x (text encoder, VAE and solver are not in it)",
                 f"split {report.high.steps} + {report.low.steps} from {origin}",
@@ -130,6 +141,7 @@ def plan(
     guidance: bool = True,
     expert_shape: ExpertShape = A14B,
     group_size: int = 1,
+    rates: Rates | None = None,
     **options: Any,
 ) -> Plan:
     """What ``generate`` with these arguments would compute, without and with halfframe; no model is loaded.
@@ -148,6 +160,7 @@ def plan(
         guidance: whether a step has two forwards.
         expert_shape: the experts' sizes.
         group_size: sequence-parallel group, to whose multiple tokens are padded.
+        rates: of a machine, for seconds and a speed-up in time: `halfframe.cost.H200`, or ones of your own.
         **options: the strategy's own.
 
     Raises:
@@ -209,6 +222,9 @@ def plan(
         linear_tflops=(linear[0] / 1e12, linear[1] / 1e12),
         attention_tflops=(attention[0] / 1e12, attention[1] / 1e12),
         schedule=origin,
+        seconds=None
+        if rates is None
+        else (rates.seconds(linear[0], attention[0]), rates.seconds(linear[1], attention[1])),
     )
 
 

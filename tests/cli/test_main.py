@@ -10,6 +10,7 @@ import pytest
 import halfframe
 from halfframe.cli import main
 from halfframe.cli.flags import split_flags
+from halfframe.cost import H200
 from halfframe.errors import OptionError
 
 
@@ -18,6 +19,16 @@ def test_plan_prints_the_table_of_the_source(capsys: pytest.CaptureFixture[str])
     text = capsys.readouterr().out
     for figure in ("637 -> 325", "343 -> 343", "980 -> 668", "31.8%", "split 13 + 7"):
         assert figure in text
+
+
+def test_plan_predicts_seconds_on_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", "--size", "832*480", "--frame_num", "49", "--sample_steps", "20", "--machine", "h200"]
+    assert main(arguments) == 0
+    # 40 forwards of 2.141 s; 26 of them on 7 of 13 frames, 1.008 s: the rates' own figures
+    assert "experts' seconds at the machine's rates 85.6 -> 56.2" in capsys.readouterr().out
+    plan = halfframe.plan(size=(832, 480), frame_num=49, sampling_steps=20, rates=H200)
+    assert plan.predicted_speedup == pytest.approx(40 * 2.141 / (26 * 1.008 + 14 * 2.141), rel=1e-3)
+    assert plan.to_dict()["seconds"] == pytest.approx([85.6, 56.2], abs=0.1)
 
 
 def test_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:

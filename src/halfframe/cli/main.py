@@ -11,10 +11,13 @@ from pathlib import Path
 import halfframe
 from halfframe.cli.flags import FLAGS_HELP, split_flags
 from halfframe.compare import command as compare_command
+from halfframe.cost import H200
 from halfframe.errors import HalfframeError
 from halfframe.tinywan import demo as demo_command
 
 __all__ = ["main"]
+
+_MACHINES = {"h200": H200}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--cfg_truncate_steps", type=int, default=0)
     plan.add_argument("--cfg_truncate_high_noise_steps", type=int, default=0)
+    plan.add_argument("--machine", choices=sorted(_MACHINES), help="predict seconds too, and the speed-up in time")
     plan.add_argument("--no-guidance", action="store_true", help="one forward per step, as distilled experts run")
     plan.add_argument("--json", action="store_true", help="plain data instead of the table")
     plan.set_defaults(command=_plan)
@@ -114,6 +118,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         cfg_truncate_steps=arguments.cfg_truncate_steps,
         cfg_truncate_high_noise_steps=arguments.cfg_truncate_high_noise_steps,
         guidance=not arguments.no_guidance,
+        rates=_MACHINES.get(arguments.machine),
     )
     print(json.dumps(result.to_dict(), indent=2) if arguments.json else result)
     return 0
