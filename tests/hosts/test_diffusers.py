@@ -556,6 +556,24 @@ def test_compiled_experts(t2v: Any, how: Callable[[Any], None]) -> None:
     close(run(t2v), plain)
 
 
+@pytest.mark.parametrize("how", [compiled_by_wrapping, compiled_in_place, compiled_by_block])
+def test_compiled_experts_see_true_positions(t2v: Any, how: Callable[[Any], None]) -> None:
+    plain = run(t2v)
+    with halfframe.enabled(t2v, "interleave"):
+        expected = run(t2v)
+    with halfframe.enabled(t2v, "interleave", positions="contiguous"):
+        assert not torch.equal(run(t2v), expected)
+    torch._dynamo.reset()
+    how(t2v)
+    close(run(t2v), plain)
+    before = state(t2v)
+    with halfframe.enabled(t2v, "interleave"):
+        close(run(t2v), expected)
+        close(run(t2v), expected)
+    assert state(t2v) == before
+    close(run(t2v), plain)
+
+
 def test_accelerate_offload(pipe: Any) -> None:
     accelerate = pytest.importorskip("accelerate")
     halved = half_frame_latents(pipe)
@@ -665,7 +683,14 @@ def test_cache_works_on_half_clips_too(cached: Any) -> None:
 def test_cache_never_serves_other_frames_than_it_was_made_from(cached: Any) -> None:
     """The high-noise expert's frames change at every step, so there its cache may not be used at all."""
     if "FasterCache" in type(cached.transformer._cache_config).__name__:
-        pytest.skip("FasterCache cannot do without what it remembers, and fails once it was made to forget")
+        plain = run(cached)
+        with (
+            halfframe.enabled(cached, Alternating()),
+            pytest.raises(halfframe.HalfframeError, match=r"has FasterCache on, .* change from step to step"),
+        ):
+            run(cached, guidance_scale=1.0)
+        assert torch.equal(run(cached), plain)
+        return
     at_switch: list[Tensor] = []
 
     class AtSwitch:

@@ -298,12 +298,26 @@ def _keep_caches_apart(pipe: Any, run: SamplingRun, local: Patches) -> None:
         before = run.kept
         result = original(*args, **kwargs)
         if run.kept != before:
+            if run.kept is not None and before is not None:
+                _refuse_faster_cache(experts)
             forget()
         return result
 
     forget()
     local.callback(forget)
     local.set(pipe.scheduler, "step", step)
+
+
+def _refuse_faster_cache(experts: Sequence[Any]) -> None:
+    """FasterCache reuses what it remembers without asking whether there is anything, so it must not forget midway."""
+    for module in experts:
+        cache = type(getattr(_unwrapped(module), "_cache_config", None)).__name__
+        if cache == "FasterCacheConfig":
+            raise HalfframeError(
+                f"{type(_unwrapped(module)).__name__} has FasterCache on, and the strategy's kept frames change from "
+                "step to step, so what is cached is of other frames; call disable_cache(), use another cache, or a "
+                "strategy that keeps the same frames."
+            )
 
 
 def _config(obj: Any, name: str, default: Any) -> Any:
