@@ -39,7 +39,10 @@ def main() -> None:
     parser.add_argument("stage", choices=("vae", "latents", "experts", "pack"))
     parser.add_argument("--folder", type=Path, required=True, help="checkpoints and latents")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--steps", type=int, help="steps of the whole training, over all runs")
+    parser.add_argument("--steps", type=int, help="over all runs: of the VAE, or of the experts in common; or shards")
+    parser.add_argument(
+        "--phases", nargs="+", default=["common", "high", "low"], choices=("common", "high", "low"), help="of experts"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads")
     arguments = parser.parse_args()
@@ -154,17 +157,17 @@ def load_latents(folder: Path) -> tuple[Tensor, list[str], Tensor, Tensor]:
 def train_experts(arguments: argparse.Namespace) -> None:
     """Flow matching, v = eps - x0, at shift 12: one model for all noise first, then each expert on its own side.
 
-    The first half of the steps is worth twice its cost that way, since both experts learn from it. The text encoder
-    learns with the common model and stays as it is then, because both experts read it.
+    The common steps are worth twice their cost, since both experts learn from them; each expert makes 3/5 as many
+    more. The text encoder learns with the common model and stays as it is then, because both experts read it.
     """
     latents, prompts, *_ = load_latents(arguments.folder)
     if arguments.device == "cpu":
         functional.scaled_dot_product_attention = plain_attention  # type: ignore[assignment]
-    total = arguments.steps or 6000
-    common = total // 2
+    common = arguments.steps or 20_000
     end = time.monotonic() + 60 * arguments.minutes
     tokens = Tokenizer()([*prompts, ""])
-    for phase, steps in (("common", common), ("high", total - common), ("low", total - common)):
+    for phase in arguments.phases:
+        steps = common if phase == "common" else common * 3 // 5
         torch.manual_seed(0)
         model, text = build_expert(), TextEncoder()
         nn.init.zeros_(model.proj_out.weight)
