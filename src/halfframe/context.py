@@ -113,6 +113,13 @@ def _refuse_enabled(pipe: object) -> None:
         )
 
 
+def _refuse_preload(host: HostAdapter, pipe: Any) -> None:
+    known = hasattr(host, "preload_refusal")
+    reason = host.preload_refusal(pipe) if known else f"the adapter {host.name!r} does not know how"
+    if reason:
+        raise OptionError(f"preload=True does not fit a {type(pipe).__name__}: {reason}; leave preload out.")
+
+
 def check_options(
     strategy: str | Strategy | type[Strategy] | ExpandFunction | None = DEFAULT_STRATEGY,
     *,
@@ -122,6 +129,7 @@ def check_options(
     cfg_mode: GuidanceMode = "conditional",
     measure: bool = False,
     tflops: float | None = None,
+    preload: bool = False,
     plugins: Iterable[object] = (),
     **options: Any,
 ) -> tuple[Strategy, pluggy.PluginManager, Settings]:
@@ -130,10 +138,14 @@ def check_options(
         raise OptionError(f"noise={noise!r} is unknown; needed: one of {', '.join(map(repr, NOISE_MODES))}.")
     if tflops is not None and not (isinstance(tflops, int | float) and tflops > 0):
         raise OptionError(f"tflops={tflops!r} is no rate; give the device's sustained TFLOP/s, or leave it out.")
+    if not isinstance(preload, bool):
+        raise OptionError(f"preload={preload!r} is neither True nor False.")
     if not isinstance(plugins, Iterable):
         raise OptionError(f"plugins={plugins!r} is no list of plugins; give plugins=[plugin].")
     guidance = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode)
-    settings = Settings(noise=noise, guidance=guidance, measure=measure, tflops=tflops, options=dict(options))
+    settings = Settings(
+        noise=noise, guidance=guidance, measure=measure, tflops=tflops, preload=preload, options=dict(options)
+    )
     manager = hook_manager([*plugins, BuiltinHosts()])
     return requested_strategy(strategy, options), manager, settings
 
@@ -149,6 +161,7 @@ def enabled(
     cfg_mode: GuidanceMode = "conditional",
     measure: bool = False,
     tflops: float | None = None,
+    preload: bool = False,
     plugins: Iterable[object] = (),
     **options: Any,
 ) -> Iterator[EnabledPipe]:
@@ -172,6 +185,14 @@ def enabled(
             ``guidance scale - 1`` times the last guidance difference of the same expert, if there is one.
         measure: time every forward of the experts, synchronising the device; `Report` then has seconds per expert.
         tflops: sustained rate of the device in 1e12 operations per second, to have the report predict seconds.
+        preload: keep both experts' weights on the host, so that an expert leaves the GPU without being copied back, and
+            bring the low-noise one in while the last high-noise forwards run. Same video. For ``WanT2V`` and
+            ``WanI2V`` where they move their experts (``offload_model=True``, or built with ``init_on_cpu=True``). Both
+            experts are resident only if, with the low-noise one, `halfframe.preload.GPU_RESERVE` of GPU memory stays
+            free, measured after a high-noise forward as large as any to come; else it comes in at the switch, as
+            upstream's. Host memory is page-locked if `halfframe.pinning.HOST_RESERVE` beyond it is available. Not for
+            experts under FSDP: a warning says so, and the run goes on without. Weights must not change during a run.
+            Tested with a simulated device only, not yet timed on a GPU.
         plugins: objects with `halfframe.hookimpl` functions, for this block, beside the installed ones.
         **options: the strategy's own options.
 
@@ -195,10 +216,14 @@ def enabled(
         cfg_mode=cfg_mode,
         measure=measure,
         tflops=tflops,
+        preload=preload,
         plugins=plugins,
         **options,
     )
-    handle = EnabledPipe(pipe, find_host(pipe, manager), resolved, manager, settings)
+    host = find_host(pipe, manager)
+    if preload:
+        _refuse_preload(host, pipe)
+    handle = EnabledPipe(pipe, host, resolved, manager, settings)
     handle._attach()
     _logger.debug("enabled %s on %s", handle.strategy.name, type(pipe).__name__)
     try:

@@ -91,6 +91,7 @@ class Meter:
         latent_frames: int,
         switch: Step | None,
         why_not: str,
+        preload: str | None = None,
     ) -> Report:
         """The report of the run so far; `why_not` is its note if nothing was halved."""
         high, low = (self._phase(expert, latent_frames) for expert in self._phases)
@@ -110,6 +111,7 @@ class Meter:
             halved=halved,
             guidance_truncated=any(phase.forwards < phase.forwards_full for phase in (high, low)),
             note="" if halved else why_not,
+            preload=preload,
         )
 
     def _phase(self, expert: Expert, latent_frames: int) -> PhaseReport:

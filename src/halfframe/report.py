@@ -68,6 +68,8 @@ class Report:
         halved: whether any expert call computed fewer than all latent frames.
         guidance_truncated: whether any unconditional forward was left out.
         note: why nothing was halved; empty otherwise.
+        preload: how the low-noise expert came in: ``"overlapped"``, ``"at the switch: <why not overlapped>"`` or
+            ``"off: <reason>"``; None unless ``enabled(..., preload=True)``.
     """
 
     host: str
@@ -83,6 +85,7 @@ class Report:
     halved: bool
     guidance_truncated: bool = False
     note: str = ""
+    preload: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -120,6 +123,8 @@ class Report:
         data["options"] = {key: _plain(value) for key, value in self.options.items()}
         for name in ("steps", "frame_steps", "frame_steps_full", "frame_steps_saved", "predicted_speedup"):
             data[name] = getattr(self, name)
+        if self.preload is None:
+            del data["preload"]
         for phase in ("high", "low"):
             data[phase] = {k: list(v) if isinstance(v, tuple) else v for k, v in data[phase].items()}
         return data
@@ -157,6 +162,8 @@ class Report:
         if self.switch_step is not None and self.switch_sigma is not None:
             foot += f", expert switch at step {self.switch_step + 1} of {self.steps} (sigma {self.switch_sigma:.3f})"
         foot += f", {self.total_seconds:.2f} s in all"
+        if self.preload is not None:
+            foot += f"\npreload {self.preload}"
         return "\n".join([head, *table, foot])
 
     def _total_row(self) -> tuple[str, ...]:

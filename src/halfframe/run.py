@@ -26,6 +26,7 @@ from halfframe.errors import HalfframeError, HalfframeWarning, StrategyError
 from halfframe.events import Boundary, ExpertCall
 from halfframe.guidance import GuidanceState
 from halfframe.meter import Meter, clock
+from halfframe.preload import Outcome
 from halfframe.report import Report
 from halfframe.schedule import Schedule
 from halfframe.seams import Call, HostFacts, NoiseSource, Settings
@@ -61,6 +62,7 @@ class SamplingRun:
         self._history_rule: Callable[[Tensor], None] | None = None
         self._switched = False
         self._switch_step: Step | None = None
+        self._preload: Outcome | None = None
 
     # The seams, in the order in which a host meets them.
 
@@ -176,6 +178,30 @@ class SamplingRun:
         self._carried = _sample(result) if self._meets_switch(schedule) else None
         return result
 
+    @property
+    def wants_preload(self) -> bool:
+        """Whether the user asked for an expert switch without copying back."""
+        return self._settings.preload
+
+    def preloaded(self, outcome: Outcome) -> None:
+        """The host says what became of that."""
+        self._preload = outcome
+
+    @property
+    def at_its_largest(self) -> bool:
+        """Whether no later step of the same expert computes more frames than those up to the present one."""
+        schedule = self._schedule
+        if schedule is None or self._index >= len(schedule.steps):
+            return False
+        expert = schedule.steps[self._index].expert
+        counts = [
+            (step.index, step.num_frames if kept is None else len(kept))
+            for step, kept in zip(schedule.steps, schedule.kept, strict=True)
+            if step.expert == expert
+        ]
+        so_far = max(count for index, count in counts if index <= self._index)
+        return all(count <= so_far for _, count in counts)
+
     def report(self) -> Report:
         """What the run did, once it is over."""
         return self._meter.report(
@@ -186,6 +212,7 @@ class SamplingRun:
             latent_frames=self._shape[frames.TIME_DIM] if self._shape else 0,
             switch=self._switch_step,
             why_not=self._why_not_halved(),
+            preload=self._preload.text if self._preload is not None else None,
         )
 
     def announce(self, report: Report) -> None:
@@ -200,8 +227,10 @@ class SamplingRun:
             )
         if self._settings.guidance and not report.guidance_truncated:
             _warn("no guidance was truncated: there was no unconditional forward to leave out")
-        elif not report.halved and not (report.guidance_truncated and not self.strategy.halves):
+        elif not report.halved and (self.strategy.halves or not (report.guidance_truncated or self.wants_preload)):
             _warn(f"nothing was halved: {report.note}")
+        if self._preload is not None and self._preload.warn:
+            _warn(f"preload {self._preload.text}")
 
     def close(self) -> None:
         """Let go of every tensor: hosts hold on to a run in ways that only the garbage collector undoes."""

@@ -24,6 +24,7 @@ class Settings:
     guidance: GuidanceTruncation = field(default_factory=GuidanceTruncation)
     measure: bool = False
     tflops: float | None = None
+    preload: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -10,6 +10,7 @@ import pytest
 import halfframe
 from halfframe.cli import main
 from halfframe.cli.flags import split_flags
+from halfframe.context import check_options
 from halfframe.cost import H200
 from halfframe.errors import OptionError
 
@@ -147,8 +148,18 @@ def test_flags_of_the_source() -> None:
     assert split_flags([*own, half, improved])[0]["strategy"] == "previous-odd"
     assert split_flags([*own, improved])[0]["strategy"] == "previous-odd"
     options, rest = split_flags(["--", *own, "--half_frame_strategy", "mine", "--cfg_truncate_steps", "5"])
-    assert options == {"strategy": "mine", "cfg_truncate_steps": 5, "cfg_truncate_high_noise_steps": 0}
+    assert options == {
+        "strategy": "mine",
+        "cfg_truncate_steps": 5,
+        "cfg_truncate_high_noise_steps": 0,
+        "preload": False,
+    }
     assert rest == own
+    options, rest = split_flags([*own, "--half_frame_preload"])
+    assert (options["strategy"], options["preload"], rest) == (None, True, own)
+    check_options(**options)
+    with pytest.raises(OptionError, match=r"--task ti2v-5B has no .* nor an expert preloaded"):
+        split_flags(["--task", "ti2v-5B", "--half_frame_preload"])
     with pytest.raises(OptionError, match="is the strategy previous-odd, but --half_frame_strategy mine was given"):
         split_flags([improved, "--half_frame_strategy", "mine"])
     with pytest.raises(OptionError, match="--task s2v-14B has no expert switch"):

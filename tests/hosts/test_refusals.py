@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import halfframe
-from halfframe.testing import import_wan
+from halfframe.hosts import DiffusersWan
+from halfframe.testing import import_wan, tiny_diffusers_i2v, tiny_diffusers_t2v
 
 
 class Dense:
@@ -157,3 +158,12 @@ def test_selection_that_fails_while_it_is_read(t2v: Any) -> None:
         pytest.raises(halfframe.StrategyError, match="strategy 'Lazy' failed in 'select': ZeroDivisionError"),
     ):
         t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=4, offload_model=False)
+
+
+@pytest.mark.parametrize("build", [tiny_diffusers_t2v, tiny_diffusers_i2v])
+def test_preload_on_diffusers(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DiffusersWan, "attach", lambda *_: pytest.fail("attached"))
+    message = (
+        "preload=True does not fit a Wan.*Pipeline: diffusers' own offloading .* decides where its transformers are"
+    )
+    refuse(build(), message, halfframe.OptionError, preload=True)

@@ -17,6 +17,7 @@ flags (all other arguments are the script's own):
   --half_frame_strategy NAME              the same with any installed strategy
   --cfg_truncate_steps N                  the last N steps go without the unconditional forward
   --cfg_truncate_high_noise_steps M       so do the last M high-noise steps
+  --half_frame_preload                    bring the low-noise expert in early, copy none back to the host
 
 examples:
   halfframe run generate.py -- --task t2v-A14B --ckpt_dir DIR --enable_half_frame_generation --prompt "..."
@@ -42,6 +43,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     parser.add_argument("--half_frame_strategy")
     parser.add_argument("--cfg_truncate_steps", type=int, default=0)
     parser.add_argument("--cfg_truncate_high_noise_steps", type=int, default=0)
+    parser.add_argument("--half_frame_preload", action="store_true")
     flags, rest = parser.parse_known_args(arguments)
 
     strategy = flags.half_frame_strategy
@@ -55,21 +57,22 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     elif flags.enable_half_frame_generation and strategy is None:
         strategy = "self-duplicate"
     truncates = flags.cfg_truncate_steps or flags.cfg_truncate_high_noise_steps
-    if strategy is None and not truncates:
+    if strategy is None and not truncates and not flags.half_frame_preload:
         raise OptionError(
             "no flag of halfframe's was given, so the script would run as it is; add --enable_half_frame_generation, "
-            "--half_frame_strategy NAME or --cfg_truncate_steps N."
+            "--half_frame_strategy NAME, --cfg_truncate_steps N or --half_frame_preload."
         )
     task = _task(rest)
-    if strategy is not None and task.startswith(_SINGLE_EXPERT_TASKS):
+    if (strategy is not None or flags.half_frame_preload) and task.startswith(_SINGLE_EXPERT_TASKS):
         raise OptionError(
-            f"--task {task} has no expert switch, so its frames cannot be halved; use t2v-A14B or i2v-A14B, or leave "
-            "out the half-frame flags."
+            f"--task {task} has no expert switch, so its frames cannot be halved nor an expert preloaded; use t2v-A14B "
+            "or i2v-A14B, or leave out the half-frame flags."
         )
     options = {
         "strategy": strategy,
         "cfg_truncate_steps": flags.cfg_truncate_steps,
         "cfg_truncate_high_noise_steps": flags.cfg_truncate_high_noise_steps,
+        "preload": flags.half_frame_preload,
     }
     return options, rest
 

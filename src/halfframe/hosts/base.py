@@ -60,6 +60,13 @@ class HostAdapter(Protocol):
         """What of this host is installed here, for `halfframe.doctor`; an adapter may do without."""
         ...
 
+    def preload_refusal(self, pipe: Any) -> str | None:
+        """Why experts of `pipe` cannot be preloaded; None if they can. An adapter may do without, and then cannot.
+
+        A run that `SamplingRun.wants_preload` is told the outcome with `SamplingRun.preloaded`.
+        """
+        ...
+
     def attach(self, pipe: Any, patches: Patches, start: StartRun) -> None:
         """Patch `pipe` so that each of its runs is started with `start` and goes through the run's seams."""
         ...

@@ -77,6 +77,13 @@ class DiffusersWan:
             )
         return next(filter(None, (_expert_refusal(name, getattr(pipe, name)) for name in _EXPERTS)), None)
 
+    def preload_refusal(self, pipe: Any) -> str | None:
+        """Always: placement belongs to diffusers."""
+        return (
+            "diffusers' own offloading (accelerate's hooks, group offloading) decides where its transformers are. Use "
+            "pipe.enable_model_cpu_offload() or enable_group_offload(..., use_stream=True) there"
+        )
+
     def attach(self, pipe: Any, patches: Patches, start: StartRun) -> None:
         """Give `pipe` a subclass of its class whose ``__call__`` puts the same call through a run's seams."""
         cls = type(pipe)

@@ -20,6 +20,7 @@ from halfframe import frames
 from halfframe.cost import ExpertShape
 from halfframe.errors import HalfframeError
 from halfframe.hosts.base import HostDiagnosis, StartRun, patch_solver, same_named_subclass
+from halfframe.hosts.placement import ExpertPlacement
 from halfframe.hosts.positions import official_positions
 from halfframe.hosts.source import class_methods, package_version
 from halfframe.patching import Patches
@@ -65,17 +66,23 @@ class WanOfficial:
         modules = {"text2video": "WanT2V", "image2video": "WanI2V", "textimage2video": "WanTI2V"}
         return [_diagnose(module, cls) for module, cls in modules.items()]
 
+    def preload_refusal(self, pipe: Any) -> str | None:
+        """None: what speaks against it (FSDP, no GPU) is seen when a run begins, which then goes on without."""
+        return None
+
     def attach(self, pipe: Any, patches: Patches, start: StartRun) -> None:
         """Give `pipe` a subclass of its class whose ``generate`` runs the same code through a run's seams."""
         cls: Any = type(pipe)
         loop: FunctionType = cls.generate
+        placement = ExpertPlacement(pipe, _EXPERTS)
+        patches.callback(placement.close)
 
         @functools.wraps(loop)
         def generate(obj: Any, *args: Any, **kwargs: Any) -> Any:
             if obj is not pipe or not patches.active:  # a copy, or reached through somebody else's patch
                 return loop(obj, *args, **kwargs)
-            with start(self._facts(pipe)) as run, Patches() as local:
-                _route_experts(pipe, run, local)
+            with start(self._facts(pipe)) as run, Patches() as local, placement.serve(run, local):
+                _route_experts(pipe, run, local, placement)
                 return _overlay(loop, run, local)(pipe, *args, **kwargs)
 
         patches.set_class(pipe, same_named_subclass(cls, {"generate": generate}))
@@ -194,7 +201,7 @@ def _reporting(solver_class: type, run: SamplingRun, local: Patches) -> type:
     return type(solver_class.__name__, (solver_class,), {"__init__": init, "__module__": solver_class.__module__})
 
 
-def _route_experts(pipe: Any, run: SamplingRun, local: Patches) -> None:
+def _route_experts(pipe: Any, run: SamplingRun, local: Patches, placement: ExpertPlacement) -> None:
     """Have the expert that the pipeline picks for a step called through `run`."""
     original = pipe._prepare_model_for_timestep
     thread = threading.get_ident()
@@ -210,7 +217,7 @@ def _route_experts(pipe: Any, run: SamplingRun, local: Patches) -> None:
                 f"{type(pipe).__name__}._prepare_model_for_timestep returned a {type(model).__name__} that is neither "
                 "of the pipeline's two experts; halfframe cannot tell which phase it serves."
             )
-        return _RoutedExpert(model, _EXPERTS[name], run)
+        return _RoutedExpert(model, _EXPERTS[name], run, placement)
 
     local.set(pipe, "_prepare_model_for_timestep", prepare)
 
@@ -218,10 +225,11 @@ def _route_experts(pipe: Any, run: SamplingRun, local: Patches) -> None:
 class _RoutedExpert:
     """An expert for one step: called like the model, everything else is the model's. The model itself is untouched."""
 
-    def __init__(self, model: Any, expert: Expert, run: SamplingRun) -> None:
+    def __init__(self, model: Any, expert: Expert, run: SamplingRun, placement: ExpertPlacement) -> None:
         self._model = model
         self._expert = expert
         self._run = run
+        self._placement = placement
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -242,7 +250,9 @@ class _RoutedExpert:
                 kwargs["y"] = [frames.take(condition, call.kept) for condition in kwargs["y"]]
         with official_positions(self._model, call.positions):
             prediction, *rest = self._model([call.inputs], *args, **kwargs)
-        return [self._run.after_call(call, prediction), *rest]
+        full = self._run.after_call(call, prediction)
+        self._placement.after_forward(call.step, self._run)
+        return [full, *rest]
 
 
 def _expert_shape(model: Any) -> ExpertShape | None:

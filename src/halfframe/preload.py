@@ -1,0 +1,146 @@
+"""The expert switch without copying back: when the low-noise expert's weights are brought in, and from what memory.
+
+Host copies of both experts stay. The expert that leaves is pointed back at its own, which copies nothing; the low-noise
+expert streams in while high-noise forwards still run, if there is room for both, else at the switch.
+
+Tested with a simulated device only, and not yet timed on a GPU.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch.nn import Module
+
+from halfframe.accelerator import Accelerator
+from halfframe.residency import Residency
+from halfframe.strategies.base import Expert, Step
+
+__all__ = ["GPU_RESERVE", "PIN_PER_FORWARD", "Outcome", "Preload"]
+
+GPU_RESERVE = 2 << 30
+"""Bytes of device memory that stay free when both experts are resident."""
+PIN_PER_FORWARD = 4 << 30
+"""About how many bytes are page-locked after each forward, while the device works on what it was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a run's preload.
+
+    Attributes:
+        text: ``"overlapped"``, ``"at the switch: <why not overlapped>"`` or ``"off: <reason>"``.
+        warn: whether that is less than what was asked for, for want of something other than device memory.
+    """
+
+    text: str
+    warn: bool = False
+
+
+class Preload:
+    """Both experts' weights, for as long as the pipeline is enabled.
+
+    The rule for overlapping: the low-noise expert is staged after a high-noise forward, once its host tensors are
+    page-locked, if no later high-noise step computes more frames than those so far (so the memory that they take is
+    known) and `Accelerator.room` is at least its bytes and `GPU_RESERVE`. Otherwise it comes in at the switch, where
+    the high-noise expert has left: device memory is then never above the host's own.
+
+    Page-locking takes time that only waiting for the device hides, so it goes on in parts after each forward. The
+    high-noise expert, which comes in when a run begins, is locked from an enabled pipeline's second run on.
+
+    Weights must not be changed while a run goes on: what is changed on the device is lost.
+    """
+
+    def __init__(self, experts: Mapping[Expert, Module], accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self._residencies = {expert: Residency(module, accelerator) for expert, module in experts.items()}
+        self._runs = 0
+        self._seen: set[Expert] = set()
+        self._why = ""
+        self._trouble = ""
+        self._outcome: Outcome | None = None
+
+    def serves(self, experts: Mapping[Expert, Module]) -> bool:
+        """Whether these are the modules that this was made for."""
+        return all(self._residencies[expert].module is module for expert, module in experts.items())
+
+    def begin(self) -> None:
+        """A run begins."""
+        self._runs += 1
+        self._seen.clear()
+        self._why = "no forward of the high-noise expert ended in time"
+        self._trouble = ""
+        self._outcome = None
+
+    def enter(self, expert: Expert) -> bool:
+        """Bring `expert` to the device; False if that is left to its own `to`."""
+        residency = self._residencies[expert]
+        if not residency.enter():
+            return False
+        if expert == "low" and "high" in self._seen and self._outcome is None:
+            at_the_switch = Outcome(f"at the switch: {self._trouble or self._why}", warn=bool(self._trouble))
+            self._outcome = Outcome("overlapped") if residency.aside else at_the_switch
+        return True
+
+    def leave(self, expert: Expert) -> bool:
+        """Take `expert` from the device; False if that is left to its own `to`."""
+        # The other expert may be resident already, or this one's memory may be of a kind that only staging takes: then
+        # it goes back at once, or the cache would keep an expert's worth that upstream would have used again.
+        give_back = any(residency.staged or residency.aside for residency in self._residencies.values())
+        if not self._residencies[expert].leave():
+            return False
+        if give_back:
+            self.accelerator.give_back()
+        return True
+
+    def after_forward(self, step: Step, at_its_largest: bool) -> None:
+        """A forward of `step` was launched; `at_its_largest`: no later step of its expert computes more frames."""
+        self._seen.add(step.expert)
+        high, low = self._residencies["high"], self._residencies["low"]
+        if step.expert == "low":
+            if self._runs > 1 and high.on_host:
+                high.pin(PIN_PER_FORWARD)
+        elif step.expert_steps < step.num_steps and not (low.staged or self._trouble) and low.on_host:
+            last = step.expert_index + 1 == step.expert_steps
+            self._trouble = low.pin(sys.maxsize if last else PIN_PER_FORWARD)
+            self._why = self._why_not_now(low, at_its_largest)
+            if not self._why:
+                self._trouble = low.stage()
+
+    def _why_not_now(self, low: Residency, at_its_largest: bool) -> str:
+        if not low.pinned:
+            return "its host memory is not page-locked yet"
+        if not at_its_largest:
+            return "a later high-noise step computes more frames than those so far"
+        room, needed = self.accelerator.room(), low.nbytes + GPU_RESERVE
+        if room < needed:
+            return f"{room / 2**30:.1f} GiB of device memory are free, {needed / 2**30:.1f} are needed"
+        return ""
+
+    def end(self, *, failed: bool) -> Outcome:
+        """The run is over; if it `failed`, experts that came from the host are there again.
+
+        Otherwise they are where the pipeline left them.
+        """
+        for residency in self._residencies.values():
+            if failed:
+                residency.put_back()
+            residency.carry()
+        for residency in self._residencies.values():  # once all is in its place: a device that failed may fail again
+            residency.drop_staged()
+        if failed:
+            self.accelerator.give_back()
+        if self._outcome is not None:
+            return self._outcome
+        if len(self._seen) < 2:
+            return Outcome("off: the run had no expert switch", True)
+        return Outcome("off: the pipeline did not bring the low-noise expert in from the host", True)
+
+    def close(self) -> None:
+        """Unlock host memory and keep nothing; the experts stay where they are."""
+        for residency in self._residencies.values():
+            residency.drop_staged()
+            residency.unpin()
+            residency.forget()
