@@ -15,7 +15,7 @@ from torch import Tensor
 
 import halfframe
 from halfframe import Expansion, OptionError, PluginError, Strategy, StrategyError
-from halfframe.plugins import HOOK_GROUP, STRATEGY_GROUP, hook_manager, resolve_strategy
+from halfframe.plugins import HOOK_GROUP, STRATEGY_GROUP, hook_manager, parse_strategy, resolve_strategy
 from halfframe.strategies.self_duplicate import self_duplicate
 
 Install = Callable[..., None]
@@ -377,3 +377,25 @@ def test_a_strategy_without_a_name_goes_by_its_class() -> None:
 def test_an_option_that_the_strategy_rejects_is_an_option_error() -> None:
     with pytest.raises(OptionError, match=r"strategy 'Nameless' does not accept rate=0: rate 0 is not positive"):
         resolve_strategy(Nameless, {"rate": 0})
+
+
+# Strategies on command lines.
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "options"),
+    [
+        ("interleave", "interleave", {}),
+        ("interleave:", "interleave", {}),
+        ("interleave:stride=3,until=end", "interleave", {"stride": 3, "until": "end"}),
+        ("a: weight=0.5 , sharp=True,mode='x'", "a", {"weight": 0.5, "sharp": True, "mode": "x"}),
+    ],
+)
+def test_strategies_on_command_lines(text: str, name: str, options: dict[str, Any]) -> None:
+    assert parse_strategy(text) == (name, options)
+
+
+@pytest.mark.parametrize("text", ["a:stride", "a:3=4", "a:x=1,,y=2", "a:x=1,x=2"])
+def test_what_is_no_option_on_a_command_line(text: str) -> None:
+    with pytest.raises(OptionError, match=r"is no option of its own; write NAME:option=value,option=value"):
+        parse_strategy(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ __all__ = [
     "STRATEGY_GROUP",
     "StrategyInfo",
     "hook_manager",
+    "parse_strategy",
     "requested_strategy",
     "resolve_strategy",
     "strategies",
@@ -80,6 +82,27 @@ def requested_strategy(
     if options:
         raise OptionError(f"there is no strategy to take {', '.join(options)}; name one, or leave the option out.")
     return Strategy()
+
+
+def parse_strategy(text: str) -> tuple[str, dict[str, Any]]:
+    """A strategy as command lines name it, ``NAME`` or ``NAME:option=value,option=value``: its name and options.
+
+    Values are Python literals where they look like one (``3``, ``0.5``, ``True``), else text.
+
+    Raises:
+        OptionError: what follows the colon is not of that form.
+    """
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in rest.split(",") if rest else ():
+        key, separator, value = (piece.strip() for piece in part.partition("="))
+        if not separator or not key.isidentifier() or key in options:
+            raise OptionError(f"{part!r} in {text!r} is no option of its own; write NAME:option=value,option=value.")
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value
+    return name.strip(), options
 
 
 def hook_manager(plugins: Iterable[object] = (), *, installed: bool = True) -> pluggy.PluginManager:

@@ -32,6 +32,14 @@ def test_plan_predicts_seconds_on_a_machine(capsys: pytest.CaptureFixture[str]) 
     assert plan.to_dict()["seconds"] == pytest.approx([85.6, 56.2], abs=0.1)
 
 
+def test_plan_takes_a_strategys_options(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", "--sample_steps", "20", "--half_frame_strategy", "interleave:stride=4,full_start=1"]
+    assert main(arguments) == 0
+    assert "21 -> 6/21" in capsys.readouterr().out
+    assert main([*arguments[:-1], "interleave:strides=4"]) == 1
+    assert "does not fit strides=4" in capsys.readouterr().err
+
+
 def test_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["plan", "--size", "832x480", "--frame_num", "49", "--sample_steps", "20", "--json"]
     assert main([*arguments, "--cfg_truncate_steps", "5", "--cfg_truncate_high_noise_steps", "3"]) == 0
@@ -155,6 +163,9 @@ def test_flags_of_the_source() -> None:
         "preload": False,
     }
     assert rest == own
+    options, _ = split_flags([*own, "--half_frame_strategy", "interleave:stride=3,until=end"])
+    assert (options["strategy"], options["stride"], options["until"]) == ("interleave", 3, "end")
+    check_options(**options)
     options, rest = split_flags([*own, "--half_frame_preload"])
     assert (options["strategy"], options["preload"], rest) == (None, True, own)
     check_options(**options)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from halfframe.errors import OptionError
+from halfframe.plugins import parse_strategy
 
 __all__ = ["FLAGS_HELP", "split_flags"]
 
@@ -14,7 +15,7 @@ FLAGS_HELP = """\
 flags (all other arguments are the script's own):
   --enable_half_frame_generation          half the latent frames for the high-noise expert (self-duplicate)
   --enable_improved_frame_completion      the same with previous-odd
-  --half_frame_strategy NAME              the same with any installed strategy
+  --half_frame_strategy NAME[:OPTIONS]    the same with any installed strategy: interleave:stride=3,full_start=1
   --cfg_truncate_steps N                  the last N steps go without the unconditional forward
   --cfg_truncate_high_noise_steps M       so do the last M high-noise steps
   --half_frame_preload                    bring the low-noise expert in early, copy none back to the host
@@ -46,7 +47,10 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     parser.add_argument("--half_frame_preload", action="store_true")
     flags, rest = parser.parse_known_args(arguments)
 
-    strategy = flags.half_frame_strategy
+    strategy: str | None = None
+    strategy_options: dict[str, Any] = {}
+    if flags.half_frame_strategy is not None:
+        strategy, strategy_options = parse_strategy(flags.half_frame_strategy)
     if flags.enable_improved_frame_completion:
         if strategy not in (None, "previous-odd"):
             raise OptionError(
@@ -73,6 +77,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         "cfg_truncate_steps": flags.cfg_truncate_steps,
         "cfg_truncate_high_noise_steps": flags.cfg_truncate_high_noise_steps,
         "preload": flags.half_frame_preload,
+        **strategy_options,
     }
     return options, rest
 

@@ -13,6 +13,7 @@ from halfframe.cli.flags import FLAGS_HELP, split_flags
 from halfframe.compare import command as compare_command
 from halfframe.cost import H200
 from halfframe.errors import HalfframeError
+from halfframe.plugins import parse_strategy
 from halfframe.tinywan import demo as demo_command
 
 __all__ = ["main"]
@@ -69,7 +70,10 @@ def _parser() -> argparse.ArgumentParser:
         "--boundary", type=float, default=0.875, help="expert boundary, 0.9 for I2V (default: %(default)s)"
     )
     plan.add_argument(
-        "--half_frame_strategy", default=halfframe.DEFAULT_STRATEGY, help="or `none` (default: %(default)s)"
+        "--half_frame_strategy",
+        default=halfframe.DEFAULT_STRATEGY,
+        metavar="NAME[:OPTIONS]",
+        help="as interleave:stride=3,full_start=1, or `none` (default: %(default)s)",
     )
     plan.add_argument("--cfg_truncate_steps", type=int, default=0)
     plan.add_argument("--cfg_truncate_high_noise_steps", type=int, default=0)
@@ -106,7 +110,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    none = arguments.half_frame_strategy == "none"
+    strategy, options = parse_strategy(arguments.half_frame_strategy)
     result = halfframe.plan(
         size=_size(arguments.size),
         frame_num=arguments.frame_num,
@@ -114,11 +118,12 @@ def _plan(arguments: argparse.Namespace) -> int:
         shift=arguments.sample_shift,
         sample_solver=arguments.sample_solver,
         boundary=arguments.boundary,
-        strategy=None if none else arguments.half_frame_strategy,
+        strategy=None if strategy == "none" else strategy,
         cfg_truncate_steps=arguments.cfg_truncate_steps,
         cfg_truncate_high_noise_steps=arguments.cfg_truncate_high_noise_steps,
         guidance=not arguments.no_guidance,
         rates=_MACHINES.get(arguments.machine),
+        **options,
     )
     print(json.dumps(result.to_dict(), indent=2) if arguments.json else result)
     return 0

@@ -15,6 +15,7 @@ from halfframe.compare.results import Comparison, Variant, fewer_steps
 from halfframe.compare.runner import compare
 from halfframe.context import DEFAULT_STRATEGY
 from halfframe.errors import HalfframeError, OptionError
+from halfframe.plugins import parse_strategy
 
 __all__ = ["DESCRIPTION", "add_arguments", "main"]
 
@@ -63,8 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--half_frame_strategy",
         dest="strategy",
         action="append",
-        metavar="NAME",
-        help=f"an installed strategy, or none for all frames; repeatable (default: {DEFAULT_STRATEGY})",
+        metavar="NAME[:OPTIONS]",
+        help="an installed strategy, as interleave:stride=3,full_start=1, or none for all frames; repeatable "
+        f"(default: {DEFAULT_STRATEGY})",
     )
     variants.add_argument("--noise", choices=("full", "short"), default="full", help="see halfframe.enabled")
     variants.add_argument(
@@ -157,8 +159,9 @@ def _variants(arguments: argparse.Namespace) -> list[Variant]:
     cut = f"CFG truncated {arguments.cfg_truncate_steps}/{arguments.cfg_truncate_high_noise_steps}"
     variants = []
     for name in dict.fromkeys(arguments.strategy or [DEFAULT_STRATEGY]):
-        halved = name != "none"
-        options = {"strategy": name if halved else None}
+        strategy, strategy_options = parse_strategy(name)
+        halved = strategy != "none"
+        options = {"strategy": strategy if halved else None, **strategy_options}
         if halved:
             options |= {"noise": arguments.noise} if arguments.noise != "full" else {}
             variants.append(Variant(name, options))

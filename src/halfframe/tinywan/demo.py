@@ -12,6 +12,7 @@ import torch
 
 from halfframe.compare import Variant, compare, diffusers_generate, markdown, official_generate
 from halfframe.context import DEFAULT_STRATEGY
+from halfframe.plugins import parse_strategy
 from halfframe.tinywan.clips import FRAME, parse_prompt
 from halfframe.tinywan.generation import GUIDE_SCALE, NUM_FRAMES
 from halfframe.tinywan.model import SHIFT, load_diffusers, load_wan
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strategy",
         action="append",
-        metavar="NAME",
+        metavar="NAME[:OPTIONS]",
         help=f"an installed strategy; repeatable (default: {DEFAULT_STRATEGY} and interleave)",
     )
     parser.add_argument("--host", choices=("diffusers", "wan"), default="diffusers", help="whose pipeline runs it")
@@ -68,7 +69,7 @@ def main(arguments: argparse.Namespace) -> int:
         warnings.filterwarnings("ignore", message=".*autocast")  # the official package asks for CUDA's throughout
         comparison = compare(
             generate,
-            [Variant(name, {"strategy": name}) for name in names],
+            [_variant(text) for text in names],
             prompts=[arguments.prompt],
             seeds=[arguments.seed],
             steps=arguments.sample_steps,
@@ -79,3 +80,8 @@ def main(arguments: argparse.Namespace) -> int:
     print(markdown(comparison), end="")
     print(f"videos, pictures and tables are in {arguments.output}", file=sys.stderr)
     return 1 if comparison.failures else 0
+
+
+def _variant(text: str) -> Variant:
+    name, options = parse_strategy(text)
+    return Variant(text, {"strategy": name, **options})
