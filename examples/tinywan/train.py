@@ -199,7 +199,7 @@ def train_phase(
     optimizers = optimizers_for([p for p in parts.parameters() if p.requires_grad], matrices, betas=(0.9, 0.98))
     path = arguments.folder / f"{phase}.pt"
     step = resume(path, {"model": parts, "ema": average, **optimizers})
-    peak = 3e-3 if phase == "common" else 1.5e-3
+    peak = 3e-3 if phase == "common" else 2e-3
     losses: list[float] = []
     started, first = time.monotonic(), step
 

@@ -15,6 +15,7 @@ from halfframe.guidance import GuidanceMode, GuidanceTruncation
 from halfframe.hosts import BuiltinHosts, HostAdapter, find_host
 from halfframe.patching import Patches
 from halfframe.plugins import hook_manager, requested_strategy
+from halfframe.presets import PresetName, find_preset
 from halfframe.report import Report
 from halfframe.run import SamplingRun
 from halfframe.seams import HostFacts, Settings
@@ -130,6 +131,7 @@ def check_options(
     measure: bool = False,
     tflops: float | None = None,
     preload: bool = False,
+    preset: PresetName | None = None,
     plugins: Iterable[object] = (),
     **options: Any,
 ) -> tuple[Strategy, pluggy.PluginManager, Settings]:
@@ -142,6 +144,12 @@ def check_options(
         raise OptionError(f"preload={preload!r} is neither True nor False.")
     if not isinstance(plugins, Iterable):
         raise OptionError(f"plugins={plugins!r} is no list of plugins; give plugins=[plugin].")
+    if preset is not None:
+        chosen = find_preset(preset)
+        if options or strategy != DEFAULT_STRATEGY:
+            given = ", ".join([*([] if strategy == DEFAULT_STRATEGY else [f"strategy={strategy!r}"]), *options])
+            raise OptionError(f"preset={preset!r} sets the strategy and its options, so leave out {given}, or preset.")
+        strategy, options = chosen.strategy, dict(chosen.options)
     guidance = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode)
     settings = Settings(
         noise=noise, guidance=guidance, measure=measure, tflops=tflops, preload=preload, options=dict(options)
@@ -162,6 +170,7 @@ def enabled(
     measure: bool = False,
     tflops: float | None = None,
     preload: bool = False,
+    preset: PresetName | None = None,
     plugins: Iterable[object] = (),
     **options: Any,
 ) -> Iterator[EnabledPipe]:
@@ -193,6 +202,8 @@ def enabled(
             upstream's. Host memory is page-locked if `halfframe.pinning.HOST_RESERVE` beyond it is available. Not for
             experts under FSDP: a warning says so, and the run goes on without. Weights must not change during a run.
             Tested with a simulated device only, not yet timed on a GPU.
+        preset: ``"faithful"``, ``"balanced"`` or ``"fast"`` in place of a strategy and its options, see
+            `halfframe.presets`.
         plugins: objects with `halfframe.hookimpl` functions, for this block, beside the installed ones.
         **options: the strategy's own options.
 
@@ -217,6 +228,7 @@ def enabled(
         measure=measure,
         tflops=tflops,
         preload=preload,
+        preset=preset,
         plugins=plugins,
         **options,
     )

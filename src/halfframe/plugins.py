@@ -29,7 +29,7 @@ __all__ = [
 STRATEGY_GROUP = "halfframe.strategies"
 HOOK_GROUP = "halfframe"
 RESERVED = frozenset(
-    {"pipe", "strategy", "noise", "measure", "tflops", "preload", "plugins"}
+    {"pipe", "strategy", "noise", "measure", "tflops", "preload", "preset", "plugins"}
     | {"cfg_truncate_steps", "cfg_truncate_high_noise_steps", "cfg_mode"}
 )
 """Arguments of `halfframe.enabled`, which no strategy's option can be called."""

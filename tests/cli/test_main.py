@@ -13,6 +13,7 @@ from halfframe.cli.flags import split_flags
 from halfframe.context import check_options
 from halfframe.cost import H200
 from halfframe.errors import OptionError
+from halfframe.presets import PRESETS
 
 
 def test_plan_prints_the_table_of_the_source(capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,6 +167,14 @@ def test_flags_of_the_source() -> None:
     options, _ = split_flags([*own, "--half_frame_strategy", "interleave:stride=3,until=end"])
     assert (options["strategy"], options["stride"], options["until"]) == ("interleave", 3, "end")
     check_options(**options)
+    for flags in (["--half_frame_preset", "fast"], [half, "--half_frame_preset", "fast"]):
+        options, rest = split_flags([*own, *flags])
+        assert (options["strategy"], rest) == (PRESETS["fast"].strategy, own)
+        assert PRESETS["fast"].options.items() <= options.items()
+    with pytest.raises(OptionError, match="--half_frame_preset fast names a strategy, and so does another flag"):
+        split_flags(["--half_frame_preset", "fast", improved])
+    with pytest.raises(OptionError, match="preset='slow' is unknown; needed: one of 'faithful', 'balanced', 'fast'"):
+        split_flags(["--half_frame_preset", "slow"])
     options, rest = split_flags([*own, "--half_frame_preload"])
     assert (options["strategy"], options["preload"], rest) == (None, True, own)
     check_options(**options)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import halfframe
+from halfframe.presets import PRESETS
 from halfframe.testing import (
     diffusers_from_wan_state,
     import_wan,
@@ -193,3 +194,28 @@ def short_clip(pipe: Any) -> Tensor:
         )
     extra = {"image": image} if "Image" in name else {}
     return run(pipe, num_frames=17, generator=seeded(7), **extra)
+
+
+@pytest.mark.parametrize("preset", ["faithful", "balanced", "fast"])
+def test_presets_are_their_strategy_and_options(t2v: Any, preset: Any) -> None:
+    point = PRESETS[preset]
+    with halfframe.enabled(t2v, preset=preset) as block:
+        video = short_clip(t2v)
+    assert block.report is not None
+    assert block.report.strategy == point.strategy
+    assert dict(block.report.options) == dict(point.options)
+    with halfframe.enabled(t2v, point.strategy, **point.options):
+        assert torch.equal(short_clip(t2v), video)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"preset": "slow"}, "preset='slow' is unknown; needed: one of 'faithful', 'balanced', 'fast'"),
+        ({"preset": "fast", "strategy": "own-noise"}, "so leave out strategy='own-noise', or preset"),
+        ({"preset": "fast", "stride": 3}, "sets the strategy and its options, so leave out stride, or preset"),
+    ],
+)
+def test_presets_leave_no_doubt(t2v: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(halfframe.OptionError, match=message), halfframe.enabled(t2v, **arguments):
+        pass

@@ -8,6 +8,7 @@ from typing import Any
 
 from halfframe.errors import OptionError
 from halfframe.plugins import parse_strategy
+from halfframe.presets import find_preset
 
 __all__ = ["FLAGS_HELP", "split_flags"]
 
@@ -16,6 +17,7 @@ flags (all other arguments are the script's own):
   --enable_half_frame_generation          half the latent frames for the high-noise expert (self-duplicate)
   --enable_improved_frame_completion      the same with previous-odd
   --half_frame_strategy NAME[:OPTIONS]    the same with any installed strategy: interleave:stride=3,full_start=1
+  --half_frame_preset NAME                a strategy and its options: faithful, balanced or fast
   --cfg_truncate_steps N                  the last N steps go without the unconditional forward
   --cfg_truncate_high_noise_steps M       so do the last M high-noise steps
   --half_frame_preload                    bring the low-noise expert in early, copy none back to the host
@@ -45,6 +47,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     parser.add_argument("--cfg_truncate_steps", type=int, default=0)
     parser.add_argument("--cfg_truncate_high_noise_steps", type=int, default=0)
     parser.add_argument("--half_frame_preload", action="store_true")
+    parser.add_argument("--half_frame_preset")
     flags, rest = parser.parse_known_args(arguments)
 
     strategy: str | None = None
@@ -58,8 +61,16 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
                 f"{strategy} was given as well; leave one of them out."
             )
         strategy = "previous-odd"
-    elif flags.enable_half_frame_generation and strategy is None:
+    elif flags.enable_half_frame_generation and strategy is None and flags.half_frame_preset is None:
         strategy = "self-duplicate"
+    if flags.half_frame_preset is not None:
+        if strategy is not None:
+            raise OptionError(
+                f"--half_frame_preset {flags.half_frame_preset} names a strategy, and so does another flag "
+                f"({strategy}); leave one of them out."
+            )
+        preset = find_preset(flags.half_frame_preset)
+        strategy, strategy_options = preset.strategy, dict(preset.options)
     truncates = flags.cfg_truncate_steps or flags.cfg_truncate_high_noise_steps
     if strategy is None and not truncates and not flags.half_frame_preload:
         raise OptionError(
