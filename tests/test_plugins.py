@@ -387,11 +387,12 @@ def test_an_option_that_the_strategy_rejects_is_an_option_error() -> None:
     [
         ("interleave", "interleave", {}),
         ("interleave:", "interleave", {}),
+        ("none", None, {}),
         ("interleave:stride=3,until=end", "interleave", {"stride": 3, "until": "end"}),
         ("a: weight=0.5 , sharp=True,mode='x'", "a", {"weight": 0.5, "sharp": True, "mode": "x"}),
     ],
 )
-def test_strategies_on_command_lines(text: str, name: str, options: dict[str, Any]) -> None:
+def test_strategies_on_command_lines(text: str, name: str | None, options: dict[str, Any]) -> None:
     assert parse_strategy(text) == (name, options)
 
 

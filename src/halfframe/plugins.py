@@ -84,10 +84,11 @@ def requested_strategy(
     return Strategy()
 
 
-def parse_strategy(text: str) -> tuple[str, dict[str, Any]]:
+def parse_strategy(text: str) -> tuple[str | None, dict[str, Any]]:
     """A strategy as command lines name it, ``NAME`` or ``NAME:option=value,option=value``: its name and options.
 
-    Values are Python literals where they look like one (``3``, ``0.5``, ``True``), else text.
+    ``none`` is no strategy, None. Values are Python literals where they look like one (``3``, ``0.5``, ``True``), else
+    text.
 
     Raises:
         OptionError: what follows the colon is not of that form.
@@ -102,7 +103,7 @@ def parse_strategy(text: str) -> tuple[str, dict[str, Any]]:
             options[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             options[key] = value
-    return name.strip(), options
+    return (None if name.strip() == "none" else name.strip()), options
 
 
 def hook_manager(plugins: Iterable[object] = (), *, installed: bool = True) -> pluggy.PluginManager:

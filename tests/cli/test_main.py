@@ -120,9 +120,10 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["plan", "--size", "big"], "--size 'big' is no size; give width*height"),
         (["plan", "--size", "100*100"], "size 100x100 is not made of 16x16 pixel tokens"),
-        (["plan", "--frame_num", "0"], "video_frames is 0; a clip has at least 1 frame"),
+        (["plan", "--frame_num", "0"], "0 video frames is not 4n+1; use 1 or 5"),
         (["plan", "--sample_steps", "0"], "0 sampling steps are none"),
         (["plan", "--half_frame_strategy", "nope"], "no strategy is called 'nope'"),
+        (["plan", "--frame_num", "48"], "48 video frames is not 4n+1; use 45 or 49"),
         (["plan", "--cfg_truncate_steps", "-1"], "cfg_truncate_steps=-1 is no number of steps"),
         (["plan", "--boundary", "2"], "boundary 2.0 is outside 0..1"),
         (["plan", "--sample_shift", "-1"], "shift -1.0 is no positive number"),

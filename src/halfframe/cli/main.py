@@ -118,7 +118,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         shift=arguments.sample_shift,
         sample_solver=arguments.sample_solver,
         boundary=arguments.boundary,
-        strategy=None if strategy == "none" else strategy,
+        strategy=strategy,
         cfg_truncate_steps=arguments.cfg_truncate_steps,
         cfg_truncate_high_noise_steps=arguments.cfg_truncate_high_noise_steps,
         guidance=not arguments.no_guidance,

@@ -160,8 +160,8 @@ def _variants(arguments: argparse.Namespace) -> list[Variant]:
     variants = []
     for name in dict.fromkeys(arguments.strategy or [DEFAULT_STRATEGY]):
         strategy, strategy_options = parse_strategy(name)
-        halved = strategy != "none"
-        options = {"strategy": strategy if halved else None, **strategy_options}
+        halved = strategy is not None
+        options = {"strategy": strategy, **strategy_options}
         if halved:
             options |= {"noise": arguments.noise} if arguments.noise != "full" else {}
             variants.append(Variant(name, options))
