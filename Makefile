@@ -9,7 +9,7 @@ HOSTS = $(patsubst .ci/hosts/%.txt,$(VENV)/hosts/%/.done,$(wildcard .ci/hosts/*.
 .PHONY: demo test compat clean
 
 demo: $(VENV)/.demo
-	$(BIN)/python examples/demo.py
+	$(BIN)/halfframe demo
 
 test: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -28,7 +28,7 @@ $(VENV)/.torch: .ci/constraints.txt
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	$(PIP) --no-deps wan22
 	$(PIP) diffusers transformers accelerate easydict ftfy regex tqdm sentencepiece
-	$(PIP) --editable .
+	$(PIP) --editable ".[demo]"
 	touch $@
 
 $(VENV)/.test: $(VENV)/.demo $(HOSTS)
