@@ -23,7 +23,7 @@ from torch import Tensor
 
 from halfframe import frames, solvers
 from halfframe.errors import HalfframeError, HalfframeWarning, StrategyError
-from halfframe.events import Boundary, ExpertCall
+from halfframe.events import ExpertCall
 from halfframe.guidance import GuidanceState
 from halfframe.meter import Meter, clock
 from halfframe.preload import Outcome
@@ -31,6 +31,7 @@ from halfframe.report import Report
 from halfframe.schedule import Schedule
 from halfframe.seams import Call, HostFacts, NoiseSource, Settings
 from halfframe.strategies.base import Allocation, Expert, Step, Strategy
+from halfframe.switch import ExpertSwitch
 
 __all__ = ["SamplingRun"]
 
@@ -56,12 +57,8 @@ class SamplingRun:
         self._forward = 0
         self._leaves_out = False
         self._last_call: Call | None = None
-        self._carried: Tensor | None = None
         self._replacement: Tensor | None = None
-        self._rewritten = False
-        self._history_rule: Callable[[Tensor], None] | None = None
-        self._switched = False
-        self._switch_step: Step | None = None
+        self._switch = ExpertSwitch(self._expand, self._named, hooks)
         self._preload: Outcome | None = None
 
     # The seams, in the order in which a host meets them.
@@ -106,7 +103,7 @@ class SamplingRun:
                 # Nothing will be left out, so the clip must be the one that a plain run gives.
                 self._replacement = self._replay()
             elif expert == "low" and step.expert_index == 0 and self._index > 0:
-                self._replacement = self._switch(self._exactly(latents), step)
+                self._replacement = self._switched(latents, step)
         if self._replacement is not None:
             latents = self._replacement.to(latents.dtype).reshape(latents.shape)
         kept = schedule.kept[self._index]
@@ -158,11 +155,9 @@ class SamplingRun:
     ) -> Any:
         """The solver's step, on the latents as the run has them; returns what `original` returns."""
         if self._replacement is not None:
-            exact = self._rewritten or torch.finfo(self._replacement.dtype).eps <= torch.finfo(sample.dtype).eps
-            sample = self._replacement.to(sample.dtype).reshape(sample.shape) if exact else self._expand(sample)
-        if self._history_rule is not None:
-            self._history_rule(sample)
-        self._replacement = self._history_rule = None
+            sample = self._switch.sample_for(self._replacement, sample)
+        self._switch.settle_history(sample)
+        self._replacement = None
         result = original(output, timestep, sample, *args, **kwargs)
         call, schedule = self._last_call, self._schedule
         if call is None or schedule is None or self._forward == 0:
@@ -173,9 +168,11 @@ class SamplingRun:
         self._meter.step(call.step.expert, call.inputs.shape[frames.TIME_DIM])
         self._index += 1
         self._forward = 0
-        if self._index == len(schedule.steps) and schedule.halves and not self._switched:
-            return _with_sample(result, lambda latents: self._switch(latents, None))
-        self._carried = _sample(result) if self._meets_switch(schedule) else None
+        ended = self._index == len(schedule.steps)
+        if ended and schedule.halves and not self._switch.done:
+            return _with_sample(result, lambda latents: self._switched(latents, None))
+        comes_next = not ended and schedule.steps[self._index].expert == "low" and not self._switch.done
+        self._switch.watch(_sample(result) if comes_next else None)
         return result
 
     @property
@@ -210,7 +207,7 @@ class SamplingRun:
             options=self._settings.options,
             noise=self._settings.noise,
             latent_frames=self._shape[frames.TIME_DIM] if self._shape else 0,
-            switch=self._switch_step,
+            switch=self._switch.step,
             why_not=self._why_not_halved(),
             preload=self._preload.text if self._preload is not None else None,
         )
@@ -234,7 +231,8 @@ class SamplingRun:
 
     def close(self) -> None:
         """Let go of every tensor: hosts hold on to a run in ways that only the garbage collector undoes."""
-        self._replay = self._solver = self._last_call = self._carried = self._replacement = self._history_rule = None
+        self._replay = self._solver = self._last_call = self._replacement = None
+        self._switch.close()
         self.guidance = GuidanceState(self._settings.guidance)
 
     # What happens between the seams.
@@ -296,42 +294,11 @@ class SamplingRun:
             return full
         return frames.put(full, pinned, frames.take(prediction, [kept.index(p) for p in pinned]))
 
-    def _switch(self, latents: Tensor, step: Step | None) -> Tensor:
-        """Turn the carried `latents` into those that the low-noise expert goes on with; once per run."""
+    def _switched(self, latents: Tensor, step: Step | None) -> Tensor:
         assert self._solver is not None
         assert self._last_call is not None
-        self._switched = True
-        self._switch_step = step
-        num_frames = latents.shape[frames.TIME_DIM]
-        expanded = self._expand(latents)
-        boundary = Boundary(
-            step=step,
-            sigma=solvers.sigma_at(self._solver, self._index),
-            kept=self._last_call.kept or tuple(range(num_frames)),
-            before=latents,
-            expanded=expanded,
-            sequence_length_before=self._last_call.sequence_length,
-            sequence_length_after=self._sequence_length(latents, num_frames),
-        )
-        before_hooks = expanded.clone()
-        self._hooks.halfframe_boundary(boundary=boundary)
-        self._rewritten = boundary.rewritten or not torch.equal(boundary.latents, before_hooks)  # or edited in place
-        if self._rewritten:
-            self._history_rule = self._restart_solver
-        elif expanded is not latents:
-            self._history_rule = lambda sample: self._carry_history(latents.to(sample.dtype).reshape(sample.shape))
-        return boundary.latents
-
-    def _meets_switch(self, schedule: Schedule) -> bool:
-        return schedule.steps[min(self._index, len(schedule.steps) - 1)].expert == "low" and not self._switched
-
-    def _exactly(self, latents: Tensor) -> Tensor:
-        """The clip that `latents` was cast from for the expert, in the solver's precision, if it is still the same."""
-        carried = self._carried
-        if carried is None or carried.numel() != latents.numel():
-            return latents
-        carried = carried.reshape(latents.shape)
-        return carried if torch.equal(carried.to(latents.dtype), latents) else latents
+        length = self._sequence_length(latents, latents.shape[frames.TIME_DIM])
+        return self._switch.make(self._solver, latents, step, self._index, self._last_call, length)
 
     def _expand(self, latents: Tensor) -> Tensor:
         given = latents.clone()  # a strategy may work in place
@@ -341,20 +308,6 @@ class SamplingRun:
             return latents
         pinned = self._pinned(latents.shape[frames.TIME_DIM])
         return frames.put(result, pinned, frames.take(latents, pinned)) if pinned else result
-
-    def _carry_history(self, before: Tensor) -> None:
-        assert self._solver is not None
-        if not solvers.map_history(self._solver, before, self._expand):
-            _logger.debug("%s is not linear in the latents: the solver starts afresh at the switch", self._named)
-            self._restart_solver(before)
-
-    def _restart_solver(self, sample: Tensor) -> None:
-        assert self._solver is not None
-        if not solvers.restart(self._solver, sample):
-            raise HalfframeError(
-                f"the latents were rewritten at the expert switch, and {type(self._solver).__name__} cannot start "
-                "afresh within a schedule; use UniPC, DPM-Solver++ or Euler, or a strategy linear in the latents."
-            )
 
     def _pinned(self, num_frames: int) -> tuple[int, ...]:
         return tuple(sorted({position % num_frames for position in self.facts.pinned}))
