@@ -6,12 +6,14 @@ the text encoder (a fixed 5.7B model upstream) and flash-attention, which upstre
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import re
 import sys
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from unittest import mock
@@ -226,9 +228,7 @@ def _pipeline(cls: Any, kind: str, seed: int, sizes: WanSizes, attributes: dict[
 
 
 def _expert(kind: str, sizes: WanSizes, dtype: torch.dtype) -> Any:
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # built in place: A14B in float32 first would take twice the memory
-    try:
+    with _default_dtype(dtype):
         model = importlib.import_module("wan.modules.model").WanModel(
             model_type=kind,
             text_len=sizes.text_len,
@@ -241,10 +241,19 @@ def _expert(kind: str, sizes: WanSizes, dtype: torch.dtype) -> Any:
             num_heads=sizes.num_heads,
             num_layers=sizes.num_layers,
         )
-    finally:
-        torch.set_default_dtype(usual)
     torch.nn.init.normal_(model.head.head.weight, std=0.2)  # upstream starts from zero, which would hide everything
     return model.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """What is built within is built in `dtype`: A14B in float32 first would take twice the memory."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def _vae(sizes: WanSizes, device: torch.device) -> Any:
@@ -309,8 +318,17 @@ class StandInTokenEncoder(torch.nn.Module):
         return types.SimpleNamespace(last_hidden_state=embeddings.to(self.device, self.dtype))
 
 
-def tiny_diffusers_t2v(seed: int = 0, sizes: WanSizes = TINY, **parts: Any) -> Any:
-    """A real diffusers ``WanPipeline`` with two experts of random weights, on CPU.
+_CPU = torch.device("cpu")
+
+
+def tiny_diffusers_t2v(
+    seed: int = 0,
+    sizes: WanSizes = TINY,
+    device: torch.device = _CPU,
+    dtype: torch.dtype = torch.float32,
+    **parts: Any,
+) -> Any:
+    """A real diffusers ``WanPipeline`` with two experts of random weights, on CPU unless told otherwise.
 
     Transformers, VAE and scheduler (UniPC, shift 12) are diffusers' own; tokenizer and text encoder are stand-ins
     that need no download. Give ``max_sequence_length=sizes.text_len`` to its call for prompts without padding.
@@ -318,25 +336,41 @@ def tiny_diffusers_t2v(seed: int = 0, sizes: WanSizes = TINY, **parts: Any) -> A
     Args:
         seed: of the weights.
         sizes: of experts and VAE.
+        device: where it is built.
+        dtype: of the experts' weights, but for those that diffusers loads in float32 always; the VAE is float32.
         **parts: arguments of the pipeline's class, beside or instead of the usual ones (``boundary_ratio=0.9``).
     """
     pipeline = importlib.import_module("diffusers").WanPipeline
-    return _diffusers_pipeline(pipeline, 16, seed, sizes, {"boundary_ratio": 0.875, **parts})
+    return _diffusers_pipeline(pipeline, 16, seed, sizes, device, dtype, {"boundary_ratio": 0.875, **parts})
 
 
-def tiny_diffusers_i2v(seed: int = 0, sizes: WanSizes = TINY, **parts: Any) -> Any:
+def tiny_diffusers_i2v(
+    seed: int = 0,
+    sizes: WanSizes = TINY,
+    device: torch.device = _CPU,
+    dtype: torch.dtype = torch.float32,
+    **parts: Any,
+) -> Any:
     """A real diffusers ``WanImageToVideoPipeline`` with two experts of random weights; as `tiny_diffusers_t2v`."""
     pipeline = importlib.import_module("diffusers").WanImageToVideoPipeline
-    return _diffusers_pipeline(pipeline, 36, seed, sizes, {"boundary_ratio": 0.9, **parts})
+    return _diffusers_pipeline(pipeline, 36, seed, sizes, device, dtype, {"boundary_ratio": 0.9, **parts})
 
 
-def _diffusers_pipeline(cls: Any, in_channels: int, seed: int, sizes: WanSizes, parts: dict[str, Any]) -> Any:
+def _diffusers_pipeline(
+    cls: Any,
+    in_channels: int,
+    seed: int,
+    sizes: WanSizes,
+    device: torch.device,
+    dtype: torch.dtype,
+    parts: dict[str, Any],
+) -> Any:
     diffusers = importlib.import_module("diffusers")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(seed)
         defaults = {
-            "transformer": _diffusers_expert(in_channels, sizes),
-            "transformer_2": _diffusers_expert(in_channels, sizes),
+            "transformer": _diffusers_expert(in_channels, sizes, dtype),
+            "transformer_2": _diffusers_expert(in_channels, sizes, dtype),
             "vae": diffusers.AutoencoderKLWan(
                 base_dim=sizes.vae_dim,
                 z_dim=16,
@@ -347,7 +381,7 @@ def _diffusers_pipeline(cls: Any, in_channels: int, seed: int, sizes: WanSizes, 
         }
     defaults |= {
         "tokenizer": StandInTokenizer(sizes.text_len),
-        "text_encoder": StandInTokenEncoder(sizes.text_len, sizes.text_dim),
+        "text_encoder": StandInTokenEncoder(sizes.text_len, sizes.text_dim).to(device),
         "scheduler": diffusers.UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=12.0
         ),
@@ -357,17 +391,21 @@ def _diffusers_pipeline(cls: Any, in_channels: int, seed: int, sizes: WanSizes, 
     return pipe
 
 
-def _diffusers_expert(in_channels: int, sizes: WanSizes) -> Any:
-    model = importlib.import_module("diffusers").WanTransformer3DModel(
-        num_attention_heads=sizes.num_heads,
-        attention_head_dim=sizes.dim // sizes.num_heads,
-        in_channels=in_channels,
-        out_channels=16,
-        text_dim=sizes.text_dim,
-        freq_dim=sizes.freq_dim,
-        ffn_dim=sizes.ffn_dim,
-        num_layers=sizes.num_layers,
-    )
+def _diffusers_expert(in_channels: int, sizes: WanSizes, dtype: torch.dtype) -> Any:
+    with _default_dtype(dtype):
+        model = importlib.import_module("diffusers").WanTransformer3DModel(
+            num_attention_heads=sizes.num_heads,
+            attention_head_dim=sizes.dim // sizes.num_heads,
+            in_channels=in_channels,
+            out_channels=16,
+            text_dim=sizes.text_dim,
+            freq_dim=sizes.freq_dim,
+            ffn_dim=sizes.ffn_dim,
+            num_layers=sizes.num_layers,
+        )
+    for name, parameter in model.named_parameters():
+        if not {*name.split(".")}.isdisjoint(model._keep_in_fp32_modules or ()):
+            parameter.data = parameter.data.float()
     torch.nn.init.normal_(model.proj_out.weight, std=0.2)  # as in the official experts above
     return model.eval().requires_grad_(False)
 

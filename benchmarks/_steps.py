@@ -1,0 +1,132 @@
+"""Arithmetic of shortened runs: how many steps stand for how many, and what they say of the whole. Nothing is run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["EXPERTS", "Forwards", "Run", "Split", "choose_steps", "forwards", "scaled"]
+
+EXPERTS = ("high", "low")
+Split = tuple[int, int]
+"""Steps of the high-noise and of the low-noise expert."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Forwards:
+    """The forwards of one kind in a run.
+
+    Attributes:
+        expert: ``"high"`` or ``"low"``.
+        latent_frames: frames that each of them computed.
+        count: how many there were.
+        seconds: what they took together.
+    """
+
+    expert: str
+    latent_frames: int
+    count: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One measured call of a pipeline; times are in seconds, the device synchronised around every part.
+
+    Attributes:
+        steps: solver steps.
+        seconds: the whole call.
+        forwards: the experts' part, by kind.
+        solver: in the solver's steps.
+        vae: in decoding.
+        text: in the text encoder.
+        enabling: entering and leaving ``halfframe.enabled``; not within `seconds`.
+        finite: whether the latents that were decoded are finite, which says that no time was had from NaNs.
+        peak_gpu_gib: peak of allocated device memory in this call, the most of all processes; None without a GPU.
+        peak_host_gib: peak of the process's memory up to here, not of this call.
+        report: halfframe's; None for a plain run.
+        off_by: relative distance of the latents from those they were checked against; None if they were not.
+    """
+
+    steps: int
+    seconds: float
+    forwards: tuple[Forwards, ...]
+    solver: float = 0.0
+    vae: float = 0.0
+    text: float = 0.0
+    enabling: float = 0.0
+    finite: bool = True
+    peak_gpu_gib: float | None = None
+    peak_host_gib: float | None = None
+    report: dict[str, Any] | None = None
+    off_by: float | None = None
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Run:
+        """From what `dataclasses.asdict` made of a run, also by way of JSON."""
+        return cls(**{**data, "forwards": tuple(Forwards(**kind) for kind in data["forwards"])})
+
+    @property
+    def rest(self) -> float:
+        """All that is no forward."""
+        return self.seconds - sum(kind.seconds for kind in self.forwards)
+
+    @property
+    def own(self) -> float:
+        """What is left of `rest` without solver, VAE and text encoder: the loop's own share, and halfframe's."""
+        return self.rest - self.solver - self.vae - self.text
+
+    def at(self, steps: int, counts: dict[str, int]) -> float:
+        """Seconds that this run would have taken with `steps` steps and `counts` forwards of each expert.
+
+        Each forward at its expert's mean in this run, each solver step at the solver's, the rest as it was.
+        """
+        total = self.rest - self.solver + self.solver * steps / self.steps
+        for expert, count in counts.items():
+            kinds = [kind for kind in self.forwards if kind.expert == expert]
+            made = sum(kind.count for kind in kinds)
+            if count and not made:
+                raise ValueError(f"a run without forwards of the {expert}-noise expert says nothing of {count} such")
+            total += count * sum(kind.seconds for kind in kinds) / made if count else 0.0
+        return total
+
+    def ideal(self, baseline: Run, alone: dict[int, float]) -> Run:
+        """This run with each forward at the time that it takes `alone`, and what is no forward as in `baseline`."""
+        kinds = tuple(
+            dataclasses.replace(kind, seconds=kind.count * alone[kind.latent_frames]) for kind in self.forwards
+        )
+        seconds = baseline.rest + sum(kind.seconds for kind in kinds)
+        return dataclasses.replace(baseline, steps=self.steps, seconds=seconds, forwards=kinds)
+
+
+def choose_steps(target: int, largest: int, split: Callable[[int], Split]) -> int:
+    """The number of steps up to `largest` whose split between the experts is nearest to that of `target` steps.
+
+    Of equally near ones the largest; where `target` has steps of both experts so has the choice, even if it must then
+    be larger than `largest`.
+    """
+    wanted = split(target)
+    fitting = [n for n in range(1, target + 1) if all(b > 0 for a, b in zip(wanted, split(n), strict=True) if a)]
+    candidates = [n for n in fitting if n <= largest] or fitting[:1]
+    return min(candidates, key=lambda n: (abs(split(n)[0] / n - wanted[0] / target), -n))
+
+
+def forwards(split: Split, truncation: Split = (0, 0)) -> dict[str, int]:
+    """Forwards of each expert with guidance, of which the last steps go without the unconditional one.
+
+    Args:
+        split: steps of the two experts.
+        truncation: ``(last, last_high)``: so many last steps, and so many last high-noise steps.
+    """
+    high, low = split
+    last, last_high = truncation
+    return {"high": 2 * high - min(high, max(last_high, last - low)), "low": 2 * low - min(low, last)}
+
+
+def scaled(truncation: Split, target: int, steps: int) -> Split:
+    """A truncation of a run of `target` steps for one of `steps`; what is truncated at all stays so."""
+    if steps == target:
+        return truncation
+    last, last_high = (max(1, round(count * steps / target)) if count else 0 for count in truncation)
+    return last, last_high

@@ -1,0 +1,160 @@
+"""What is compared: plain runs, strategies, truncated guidance, preloaded experts, and fewer steps at equal cost."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import math
+from typing import Any
+
+import halfframe
+from _steps import Split, scaled
+from halfframe.context import check_options
+
+__all__ = ["BASELINE", "OFFLOAD", "RESIDENT", "Clip", "Variant", "equal_steps", "kept_counts", "knows_preload", "parse"]
+
+RESIDENT = (
+    "self-duplicate",
+    "interleave",
+    "interleave:stride=4",
+    "self-duplicate+cfg",
+    "interleave+cfg",
+    "interleave:stride=4+cfg",
+    "cfg",
+)
+"""What is compared with the baseline where both experts stay on the GPU."""
+OFFLOAD = ("self-duplicate", "preload", "self-duplicate+preload")
+"""What is compared with the baseline where upstream moves its experts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A size of video: `video_frames` is 4n+1."""
+
+    video_frames: int
+    width: int
+    height: int
+
+    @classmethod
+    def parse(cls, text: str) -> Clip:
+        """From ``FRAMESxWIDTHxHEIGHT``."""
+        parts = text.lower().split("x")
+        if len(parts) != 3 or not all(part.isdigit() for part in parts):
+            raise ValueError(f"{text!r} is no clip; give FRAMESxWIDTHxHEIGHT, for example 49x832x480")
+        clip = cls(*map(int, parts))
+        if clip.video_frames % 4 != 1 or min(clip.size) < 16 or clip.width % 16 or clip.height % 16:
+            raise ValueError(f"clip {text!r} does not fit; needed: 4n+1 frames, width and height in multiples of 16")
+        return clip
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.width, self.height
+
+    @property
+    def latent_frames(self) -> int:
+        """Frames of the latents."""
+        return halfframe.frames.latent_frame_count(self.video_frames)
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens of a latent frame."""
+        return (self.height // 16) * (self.width // 16)
+
+    def __str__(self) -> str:
+        return f"{self.video_frames}x{self.width}x{self.height}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to make the clip.
+
+    Attributes:
+        name: as the command line and the tables have it.
+        options: of ``halfframe.enabled``, truncation and preload apart; None for a plain run.
+        cfg: whether guidance is truncated.
+        preload: whether experts are preloaded.
+        steps: of a plain run with fewer steps; None for as many as the baseline's.
+    """
+
+    name: str
+    options: dict[str, Any] | None = None
+    cfg: bool = False
+    preload: bool = False
+    steps: int | None = None
+
+    def enabling(self, truncation: Split, target: int, steps: int) -> dict[str, Any] | None:
+        """What `halfframe.enabled` is given for a run of `steps` steps that stands for one of `target`."""
+        if self.options is None:
+            return None
+        last, last_high = scaled(truncation, target, steps) if self.cfg else (0, 0)
+        truncated = {"cfg_truncate_steps": last, "cfg_truncate_high_noise_steps": last_high} if self.cfg else {}
+        return {**self.options, **truncated, **({"preload": True} if self.preload else {})}
+
+
+BASELINE = Variant("baseline")
+
+
+def knows_preload() -> bool:
+    """Whether the halfframe that is installed here has the option."""
+    return "preload" in inspect.signature(halfframe.enabled).parameters
+
+
+def parse(text: str) -> Variant:
+    """A variant from ``STRATEGY[:option=value...][+cfg][+preload]``, or ``cfg`` or ``preload`` alone.
+
+    Raises:
+        ValueError: it is none, or preload is not there.
+        HalfframeError: the strategy is unknown or takes no such option.
+    """
+    head, *extras = text.split("+")
+    named = bool(head)
+    if head in ("cfg", "preload"):
+        head, extras = "", [head, *extras]
+    if not named or set(extras) - {"cfg", "preload"} or len(set(extras)) < len(extras):
+        raise ValueError(f"{text!r} is no variant; give STRATEGY[:option=value...][+cfg][+preload], cfg or preload")
+    if "preload" in extras and not knows_preload():
+        raise ValueError(f"{text!r} needs an option `preload` of halfframe.enabled, which this version does not have")
+    strategy, *pairs = head.split(":")
+    options = dict(pair.partition("=")[::2] for pair in pairs)
+    plain = {key: _value(value) for key, value in options.items()}
+    check_options(strategy or None, **plain)  # here and not after minutes of building and warming up
+    return Variant(text, {"strategy": strategy or None, **plain}, "cfg" in extras, "preload" in extras)
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def kept_counts(clip: Clip, variants: list[Variant], steps: int, shift: float, solver: Any) -> list[int]:
+    """Distinct numbers of latent frames that an expert is called with in any of `variants`, largest first."""
+    counts = {clip.latent_frames}
+    for variant in variants:
+        options = variant.options or {"strategy": None}
+        plan = halfframe.plan(
+            size=clip.size,
+            frame_num=clip.video_frames,
+            sampling_steps=steps,
+            shift=shift,
+            sample_solver=solver,
+            **options,
+        )
+        counts.update(plan.report.high.latent_frames, plan.report.low.latent_frames)
+    return sorted(counts, reverse=True)
+
+
+def equal_steps(seconds: float, rest: float, step: float, steps: int) -> int | None:
+    """Steps of a plain run nearest to `seconds`, of which `rest` are none of its steps'; None for all of `steps`.
+
+    Args:
+        seconds: what the rival takes.
+        rest: what a plain run takes beside its steps.
+        step: what one of its steps takes.
+        steps: of the baseline.
+    """
+    count = max(1, math.floor((seconds - rest) / step + 0.5))
+    return count if count < steps else None
