@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 import math
 from typing import Any
 
 import halfframe
 from _steps import Split, scaled
 from halfframe.context import check_options
+from halfframe.plugins import parse_strategy
 
-__all__ = ["BASELINE", "OFFLOAD", "RESIDENT", "Clip", "Variant", "equal_steps", "kept_counts", "knows_preload", "parse"]
+__all__ = ["BASELINE", "OFFLOAD", "RESIDENT", "Clip", "Variant", "equal_steps", "kept_counts", "parse"]
 
 RESIDENT = (
     "self-duplicate",
@@ -96,16 +95,11 @@ class Variant:
 BASELINE = Variant("baseline")
 
 
-def knows_preload() -> bool:
-    """Whether the halfframe that is installed here has the option."""
-    return "preload" in inspect.signature(halfframe.enabled).parameters
-
-
 def parse(text: str) -> Variant:
-    """A variant from ``STRATEGY[:option=value...][+cfg][+preload]``, or ``cfg`` or ``preload`` alone.
+    """A variant from ``STRATEGY[:option=value,...][+cfg][+preload]``, or ``cfg`` or ``preload`` alone.
 
     Raises:
-        ValueError: it is none, or preload is not there.
+        ValueError: it is none.
         HalfframeError: the strategy is unknown or takes no such option.
     """
     head, *extras = text.split("+")
@@ -113,21 +107,10 @@ def parse(text: str) -> Variant:
     if head in ("cfg", "preload"):
         head, extras = "", [head, *extras]
     if not named or set(extras) - {"cfg", "preload"} or len(set(extras)) < len(extras):
-        raise ValueError(f"{text!r} is no variant; give STRATEGY[:option=value...][+cfg][+preload], cfg or preload")
-    if "preload" in extras and not knows_preload():
-        raise ValueError(f"{text!r} needs an option `preload` of halfframe.enabled, which this version does not have")
-    strategy, *pairs = head.split(":")
-    options = dict(pair.partition("=")[::2] for pair in pairs)
-    plain = {key: _value(value) for key, value in options.items()}
-    check_options(strategy or None, **plain)  # here and not after minutes of building and warming up
-    return Variant(text, {"strategy": strategy or None, **plain}, "cfg" in extras, "preload" in extras)
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
+        raise ValueError(f"{text!r} is no variant; give STRATEGY[:option=value,...][+cfg][+preload], cfg or preload")
+    strategy, options = parse_strategy(head or "none")
+    check_options(strategy, **options)  # here and not after minutes of building and warming up
+    return Variant(text, {"strategy": strategy, **options}, "cfg" in extras, "preload" in extras)
 
 
 def kept_counts(clip: Clip, variants: list[Variant], steps: int, shift: float, solver: Any) -> list[int]:

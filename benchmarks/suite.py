@@ -13,8 +13,8 @@ With ``--budget-seconds``, or ``--run-steps``, fewer steps are run than ``--step
 nearly alike as there is, and what is shown for ``--steps`` is extrapolated and says so. Beside every comparison stands
 a plain run with fewer steps at equal cost.
 
-A variant is ``STRATEGY[:option=value...][+cfg][+preload]``, ``cfg`` or ``preload``: truncated guidance (``--cfg``), and
-experts brought in ahead of their turn, which goes with ``--offload`` only.
+A variant is ``STRATEGY[:option=value,...][+cfg][+preload]``, ``cfg`` or ``preload``: truncated guidance (``--cfg``),
+and experts brought in ahead of their turn, which goes with ``--offload`` only.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from _parallel import Group, check_heads, process_group
 from _pipelines import HOSTS, Host, Settings, host_facts
 from _results import Results, Section
 from _session import Latents, Session
-from _variants import OFFLOAD, RESIDENT, Clip, Variant, knows_preload, parse
+from _variants import OFFLOAD, RESIDENT, Clip, Variant, parse
 from halfframe import cost
 from halfframe.errors import HalfframeError, HalfframeWarning
 
@@ -195,9 +195,7 @@ class _Suite:
 
     def _chosen_variants(self) -> list[Variant]:
         arguments = self._arguments
-        usual: tuple[str, ...] = RESIDENT
-        if arguments.offload:
-            usual = tuple(name for name in OFFLOAD if knows_preload() or "preload" not in name)
+        usual = OFFLOAD if arguments.offload else RESIDENT
         variants = [parse(name) for name in dict.fromkeys(arguments.variants or usual) if name != "baseline"]
         if any(variant.preload for variant in variants) and not arguments.offload:
             raise ValueError("preloaded experts go with --offload: otherwise no expert is moved")

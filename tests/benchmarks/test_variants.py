@@ -14,7 +14,7 @@ from halfframe.errors import HalfframeError
     [
         ("self-duplicate", {"strategy": "self-duplicate"}, False),
         ("interleave:stride=4+cfg", {"strategy": "interleave", "stride": 4}, True),
-        ("interleave:stride=3:until=end", {"strategy": "interleave", "stride": 3, "until": "end"}, False),
+        ("interleave:stride=3,until=end", {"strategy": "interleave", "stride": 3, "until": "end"}, False),
         ("cfg", {"strategy": None}, True),
     ],
 )
@@ -34,13 +34,14 @@ def test_what_halfframe_would_refuse_is_refused_before_anything_is_built(text: s
         parse(text)
 
 
-def test_preload_needs_a_version_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_variants, "knows_preload", lambda: False)
-    with pytest.raises(ValueError, match="does not have"):
-        parse("preload")
-    monkeypatch.setattr(_variants, "knows_preload", lambda: True)
+def test_preload() -> None:
     variant = parse("self-duplicate+preload")
     assert variant.enabling((5, 3), 20, 20) == {"strategy": "self-duplicate", "preload": True}
+    assert parse("preload").enabling((5, 3), 20, 20) == {"strategy": None, "preload": True}
+
+
+def test_options_are_those_of_halfframes_own_command_lines() -> None:
+    assert parse("interleave:stride=3,until=end+cfg").options == {"strategy": "interleave", "stride": 3, "until": "end"}
 
 
 def test_what_enabled_is_given_in_a_shortened_run() -> None:
