@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=128)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--minutes", type=float, default=1e9)
-    parser.add_argument("--only", nargs="*", default=[""], help="parts of names of variants")
+    parser.add_argument("--steps", nargs="*", type=int, help="only variants with so many steps")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> None:
     end = time.monotonic() + 60 * arguments.minutes
     for variant in variants():
         path = arguments.folder / f"{variant.file}.json"
-        if path.exists() or not any(part in variant.name for part in arguments.only):
+        if path.exists() or (arguments.steps and variant.steps not in arguments.steps):
             continue
         if time.monotonic() > end:
             return
