@@ -52,7 +52,11 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("page", [*sorted(DOCS.glob("*.md")), DOCS / "tinywan" / "README.md"], ids=lambda page: page.relative_to(DOCS).as_posix())
+@pytest.mark.parametrize(
+    "page",
+    [*sorted(DOCS.glob("*.md")), DOCS / "tinywan" / "README.md"],
+    ids=lambda page: page.relative_to(DOCS).as_posix(),
+)
 def test_the_pages_examples_run_and_print_what_it_says(page: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "docs"}  # shared by a page's blocks, which build on each other
     for block in python_blocks(page):

@@ -9,14 +9,14 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from halfframe.compare import Variant, compare, diffusers_generate, markdown, official_generate
+from halfframe.compare import Generate, Variant, compare, markdown
 from halfframe.context import DEFAULT_STRATEGY
 from halfframe.plugins import parse_strategy
 from halfframe.tinywan.clips import FRAME, parse_prompt
-from halfframe.tinywan.generation import GUIDE_SCALE, NUM_FRAMES
+from halfframe.tinywan.generation import GUIDE_SCALE, NUM_FRAMES, generate
 from halfframe.tinywan.model import SHIFT, load_diffusers, load_wan
-from halfframe.tinywan.text import TEXT_LEN
 
 __all__ = ["PROMPT", "add_arguments", "main"]
 
@@ -47,28 +47,24 @@ def main(arguments: argparse.Namespace) -> int:
     """Run `halfframe demo`: 0 if all went well, 1 if a variant failed."""
     parse_prompt(arguments.prompt)
     torch.set_num_threads(arguments.threads)
-    if arguments.host == "wan":
-        generate = official_generate(
-            load_wan(),
-            size=(FRAME, FRAME),
-            frame_num=NUM_FRAMES,
-            shift=SHIFT,
-            guide_scale=GUIDE_SCALE,
-            offload_model=False,
-        )
-    else:
-        generate = diffusers_generate(
-            load_diffusers(),
-            size=(FRAME, FRAME),
-            num_frames=NUM_FRAMES,
-            guidance_scale=GUIDE_SCALE,
-            max_sequence_length=TEXT_LEN,
-        )
+    pipe = load_wan() if arguments.host == "wan" else load_diffusers()
+
+    def clip(prompt: str, seed: int, steps: int) -> Tensor:
+        return generate(pipe, [prompt], [seed], num_steps=steps)[0].permute(1, 2, 3, 0).clamp(0, 1)
+
+    facts = {
+        "pipeline": f"{arguments.host} {type(pipe).__name__}",
+        "video": f"{NUM_FRAMES} frames {FRAME}x{FRAME}",
+        "dtype": "float32",
+        "solver": "UniPC",
+        "shift": SHIFT,
+        "guidance_scale": GUIDE_SCALE,
+    }
     names = arguments.strategy or list(dict.fromkeys((DEFAULT_STRATEGY, "interleave")))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*autocast")  # the official package asks for CUDA's throughout
         comparison = compare(
-            generate,
+            Generate(pipe, clip, torch.device("cpu"), facts),
             [_variant(text) for text in names],
             prompts=[arguments.prompt],
             seeds=[arguments.seed],
