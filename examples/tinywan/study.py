@@ -7,8 +7,9 @@
 writes ``study.md``, ``study.json`` and ``pareto.png`` from what is there. Every variant gets the same prompts and
 seeds, drawn apart from the training's.
 
-Cost is the experts' FLOPs at the true A14B shapes, 81 frames of 1280x720 (`halfframe.plan`), in full steps; half the
-frames cost much less than half there. The share of tokens, nearer to what TinyWan itself saves, stands beside it.
+Cost is the experts' time at the true A14B shapes, 81 frames of 1280x720, as `halfframe.plan` predicts it at the rates
+measured on an H200, in full steps; half the frames cost much less than half there. The share of tokens, nearer to what
+TinyWan itself saves, stands beside it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch import Tensor
 
 import halfframe
 from halfframe.compare import metrics
+from halfframe.cost import H200
 from halfframe.tinywan import generate, load_diffusers, measure, random_scene
 from halfframe.tinywan.clips import Scene, render
 
@@ -265,9 +267,9 @@ def summary(variant: Variant, rows: list[dict[str, Any]], plain: list[dict[str, 
 
 
 def costs(variant: Variant) -> tuple[float, float]:
-    """In full steps: FLOPs at the true shapes, and tokens."""
+    """In full steps: time at the true shapes, and tokens."""
     options = {key: value for key, value in variant.options if key != "noise"}
-    plan = halfframe.plan(sampling_steps=variant.steps, strategy=variant.strategy, **options)
+    plan = halfframe.plan(sampling_steps=variant.steps, strategy=variant.strategy, rates=H200, **options)
     if variant.skip_high > 1:
         made = plan.report.low.steps + -(-plan.report.high.steps // variant.skip_high)
         return float(made), float(made)
@@ -294,7 +296,7 @@ def frechet(ours: Any, real: Any) -> float:
 
 
 COLUMNS = {
-    "cost": "FLOPs of the experts at A14B, 81 frames 1280x720, in full steps",
+    "cost": "time of the experts at A14B, 81 frames 1280x720, on an H200 (predicted), in full steps",
     "tokens": "tokens through the experts, in full steps",
     "PSNR": "dB to the plain clip of the same seed and as many steps",
     "PSNR 20": "dB to the plain clip of 20 steps",
@@ -354,7 +356,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             markersize=5,
         )
     axes.set_xlim(0, 22)
-    axes.set_xlabel("cost in full steps (FLOPs at A14B, 81 frames 1280x720)")
+    axes.set_xlabel("cost in full steps (experts of A14B, 81 frames 1280x720, H200, predicted)")
     axes.set_ylabel("PSNR to the plain clip of 20 steps, dB")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

@@ -41,12 +41,18 @@ HOSTS = (
         "`wan.text2video.WanT2V`",
         "wan22",
         "wan",
-        ("test_wan_t2v.py", "test_wan_nothing_leaks.py", "test_cfg_truncation.py"),
-        "",
+        ("test_wan_t2v.py", "test_wan_nothing_leaks.py", "test_cfg_truncation.py", "test_denoised.py"),
+        "not tiny_wan_i2v and not tiny_diffusers",
     ),
     # wan22 2.2.0 is hard-wired to 81 frames, so there only the test at 81 frames says anything.
     Host("`wan.image2video.WanI2V`", "wan22", "wan", ("test_wan_i2v.py",), ""),
-    Host("`diffusers.WanPipeline`", "diffusers", "diffusers", ("test_diffusers.py", "test_cross_host.py"), "not i2v"),
+    Host(
+        "`diffusers.WanPipeline`",
+        "diffusers",
+        "diffusers",
+        ("test_diffusers.py", "test_cross_host.py", "test_denoised.py"),
+        "not i2v and not tiny_wan",
+    ),
     Host("`diffusers.WanImageToVideoPipeline`", "diffusers", "diffusers", ("test_diffusers.py",), "i2v"),
 )
 SELECTED = {("`wan.image2video.WanI2V`", "2.2.0"): "every_version"}
