@@ -400,3 +400,8 @@ def test_strategies_on_command_lines(text: str, name: str | None, options: dict[
 def test_what_is_no_option_on_a_command_line(text: str) -> None:
     with pytest.raises(OptionError, match=r"is no option of its own; write NAME:option=value,option=value"):
         parse_strategy(text)
+
+
+def test_arguments_of_enabled_are_no_strategys_options() -> None:
+    with pytest.raises(OptionError, match="preload in 'a:preload=True' is no strategy's option"):
+        parse_strategy("a:preload=True")

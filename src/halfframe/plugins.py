@@ -99,6 +99,8 @@ def parse_strategy(text: str) -> tuple[str | None, dict[str, Any]]:
         key, separator, value = (piece.strip() for piece in part.partition("="))
         if not separator or not key.isidentifier() or key in options:
             raise OptionError(f"{part!r} in {text!r} is no option of its own; write NAME:option=value,option=value.")
+        if key in RESERVED:
+            raise OptionError(f"{key} in {text!r} is no strategy's option; give it outside the strategy, if at all.")
         try:
             options[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

@@ -123,6 +123,9 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["plan", "--frame_num", "0"], "0 video frames is not 4n+1; use 1 or 5"),
         (["plan", "--sample_steps", "0"], "0 sampling steps are none"),
         (["plan", "--half_frame_strategy", "nope"], "no strategy is called 'nope'"),
+        (["plan", "--half_frame_strategy", "interleave:size=3"], "size in 'interleave:size=3' is plan's own"),
+        (["demo", "--threads", "0"], "--threads 0 cannot work; give 1 or more"),
+        (["demo", "--seed", "-1"], "seeds [-1]; needed: integers from 0 to 2**63 - 1"),
         (["plan", "--frame_num", "48"], "48 video frames is not 4n+1; use 45 or 49"),
         (["plan", "--cfg_truncate_steps", "-1"], "cfg_truncate_steps=-1 is no number of steps"),
         (["plan", "--boundary", "2"], "boundary 2.0 is outside 0..1"),
@@ -172,6 +175,9 @@ def test_flags_of_the_source() -> None:
         options, rest = split_flags([*own, *flags])
         assert (options["strategy"], rest) == (PRESETS["fast"].strategy, own)
         assert PRESETS["fast"].options.items() <= options.items()
+    for flags in (["none", half], ["none:stride=3"], ["none", "--half_frame_preset", "fast"]):
+        with pytest.raises(OptionError, match="computes every frame: it goes with no option and no other"):
+            split_flags(["--cfg_truncate_steps", "2", "--half_frame_strategy", *flags])
     with pytest.raises(OptionError, match="--half_frame_preset fast names a strategy, and so does another flag"):
         split_flags(["--half_frame_preset", "fast", improved])
     with pytest.raises(OptionError, match="preset='slow' is unknown; needed: one of 'faithful', 'balanced', 'fast'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 import halfframe
+from halfframe.hosts.positions import official_positions
 from halfframe.presets import PRESETS
+from halfframe.strategies.interpolate import Interpolate
 from halfframe.testing import (
     diffusers_from_wan_state,
     import_wan,
@@ -120,25 +123,65 @@ def test_stride_1_is_a_plain_run_to_the_bit(t2v: Any, strategy: str) -> None:
     assert torch.equal(again, plain)
 
 
-def test_true_positions_leave_the_experts_as_they_were(t2v: Any) -> None:
-    tables = [model.freqs for model in (t2v.high_noise_model, t2v.low_noise_model)]
+@pytest.mark.parametrize("replaced", [False, True])
+def test_true_positions_leave_the_experts_as_they_were(t2v: Any, replaced: bool) -> None:
+    models = (t2v.high_noise_model, t2v.low_noise_model)
+    expected = generate(t2v, "interleave", 29)
+    if replaced:  # somebody's own forward reads the model's table, so the table must be exchanged
+        for model in models:
+            model.forward = functools.partial(type(model).forward, model)
+    tables = [model.freqs for model in models]
     values = [table.clone() for table in tables]
-    generate(t2v, "interleave", 29)
-    for model, table, value in zip((t2v.high_noise_model, t2v.low_noise_model), tables, values, strict=True):
+    assert torch.equal(generate(t2v, "interleave", 29), expected)
+    for model, table, value in zip(models, tables, values, strict=True):
         assert model.freqs is table
         assert torch.equal(table, value)
 
-    calls = []
+    untouched = []
 
     def failing(*_: Any, **__: Any) -> Any:
-        calls.append(t2v.high_noise_model.freqs is tables[0])
+        untouched.append(t2v.high_noise_model.freqs is tables[0])
         raise RuntimeError("out of memory")
 
     t2v.high_noise_model.head.forward = failing
     with pytest.raises(RuntimeError, match="out of memory"):
         generate(t2v, "interpolate", 29)
-    assert calls == [False]
+    assert untouched == [not replaced]
     assert t2v.high_noise_model.freqs is tables[0]
+
+
+def test_a_shared_expert_in_two_threads(t2v: Any) -> None:
+    """Calls that overlap in any order leave the table alone and see their own."""
+    model = t2v.high_noise_model
+    table = model.freqs
+    first, second = official_positions(model, (0, 2, 4)), official_positions(model, (0, 3))
+    ours, theirs = first.__enter__(), second.__enter__()
+    assert torch.equal(ours.freqs[2, :3], table[4, :3])
+    assert torch.equal(theirs.freqs[1, :3], table[3, :3])
+    assert ours.blocks is model.blocks
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert model.freqs is table
+
+
+def test_a_pinned_last_frame_is_a_neighbour_like_any_other() -> None:
+    """Frames 5 and 6 of 8 lie between the kept frame 4 and the pinned frame 7."""
+    from PIL import Image
+
+    pipe = tiny_diffusers_i2v()
+    seen: list[Any] = []
+
+    class Spy(Interpolate):
+        name = "spy"
+
+        def complete(self, x0: Tensor, kept: Any, step: Any, forward: int) -> Tensor:
+            seen.append((step.expert, tuple(kept)))
+            return super().complete(x0, kept, step, forward)
+
+    image = Image.new("RGB", (48, 32), (200, 40, 40))
+    with halfframe.enabled(pipe, Spy(stride=4)):
+        run(pipe, num_frames=29, generator=seeded(7), image=image, last_image=image)
+    assert {kept for expert, kept in seen if expert == "high"} == {(0, 4, 7)}
 
 
 def test_an_expert_without_a_known_table_is_told_from_one_with() -> None:

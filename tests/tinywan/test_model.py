@@ -58,3 +58,20 @@ def test_prompts_outside_the_language_are_refused(hosts: tuple[Any, Any]) -> Non
     for pipe in hosts:
         with pytest.raises(halfframe.OptionError, match="is not in TinyWan's language"):
             generate(pipe, ["a woman walking in a park"], [0], num_steps=1, num_frames=5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"prompts": [PROMPT], "seeds": [0, 1]},
+        {"prompts": PROMPT, "seeds": [0]},
+        {"prompts": [], "seeds": []},
+        {"prompts": [PROMPT], "seeds": [-1]},
+        {"prompts": [PROMPT], "seeds": [0], "num_frames": 6},
+        {"prompts": [PROMPT], "seeds": [0], "guide_scale": 0.5},
+    ],
+)
+def test_numbers_that_hosts_take_differently_are_refused(hosts: tuple[Any, Any], arguments: dict[str, Any]) -> None:
+    for pipe in hosts:
+        with pytest.raises(halfframe.OptionError, match="needed: "):
+            generate(pipe, **arguments)

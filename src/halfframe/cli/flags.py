@@ -54,6 +54,12 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     strategy_options: dict[str, Any] = {}
     if flags.half_frame_strategy is not None:
         strategy, strategy_options = parse_strategy(flags.half_frame_strategy)
+        others = flags.enable_half_frame_generation or flags.enable_improved_frame_completion or flags.half_frame_preset
+        if strategy is None and (others or strategy_options):
+            raise OptionError(
+                f"--half_frame_strategy {flags.half_frame_strategy} computes every frame: it goes with no option and "
+                "no other half-frame flag; leave one of them out."
+            )
     if flags.enable_improved_frame_completion:
         if strategy not in (None, "previous-odd"):
             raise OptionError(
@@ -75,7 +81,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     if strategy is None and not truncates and not flags.half_frame_preload:
         raise OptionError(
             "no flag of halfframe's was given, so the script would run as it is; add --enable_half_frame_generation, "
-            "--half_frame_strategy NAME, --cfg_truncate_steps N or --half_frame_preload."
+            "--half_frame_strategy NAME, --half_frame_preset NAME, --cfg_truncate_steps N or --half_frame_preload."
         )
     task = _task(rest)
     if (strategy is not None or flags.half_frame_preload) and task.startswith(_SINGLE_EXPERT_TASKS):

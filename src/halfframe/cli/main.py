@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import halfframe
 from halfframe.cli.flags import FLAGS_HELP, split_flags
 from halfframe.compare import command as compare_command
 from halfframe.cost import H200
-from halfframe.errors import HalfframeError
+from halfframe.errors import HalfframeError, OptionError
 from halfframe.plugins import parse_strategy
 from halfframe.tinywan import demo as demo_command
 
@@ -111,6 +112,10 @@ def _run(arguments: list[str]) -> int:
 
 def _plan(arguments: argparse.Namespace) -> int:
     strategy, options = parse_strategy(arguments.half_frame_strategy)
+    clashes = options.keys() & inspect.signature(halfframe.plan).parameters.keys()
+    if clashes:
+        names = ", ".join(sorted(clashes))
+        raise OptionError(f"{names} in {arguments.half_frame_strategy!r} is plan's own; leave it out.")
     result = halfframe.plan(
         size=_size(arguments.size),
         frame_num=arguments.frame_num,

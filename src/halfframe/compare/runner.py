@@ -116,6 +116,8 @@ def _check(
     for name, kind in (("prompts", prompts), ("seeds", seeds)):
         if len(set(kind)) < len(kind):
             raise OptionError(f"{name} {list(kind)} holds one twice; leave it out, it would give the same clips.")
+    if not all(isinstance(seed, int) and 0 <= seed < 2**63 for seed in seeds):
+        raise OptionError(f"seeds {list(seeds)}; needed: integers from 0 to 2**63 - 1 (below 0, hosts draw their own).")
     if steps < 1 or warm_up_steps < 0:
         raise OptionError(f"steps={steps}, warm_up_steps={warm_up_steps}; needed: 1 or more, and 0 or more.")
     if equal_cost not in ("predicted", "measured", None):

@@ -9,46 +9,74 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from halfframe import frames
 from halfframe.errors import HalfframeError
-from halfframe.hosts.calls import intercept
+from halfframe.hosts.calls import intercept, is_compiled
 
 __all__ = ["diffusers_positions", "official_positions"]
 
-_editing = threading.Lock()
+_locks: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
 
 
 @contextlib.contextmanager
-def official_positions(model: Any, positions: Sequence[int] | None) -> Iterator[None]:
-    """Have an official ``WanModel`` (FSDP's wrapper or torch.compile's too) place frames at `positions`; None: as ever.
+def official_positions(model: Any, positions: Sequence[int] | None) -> Iterator[Any]:
+    """What to call in place of an official ``WanModel`` so that frames are placed at `positions`; None: the model.
 
-    Its table is an attribute that every forward reads, so another thread must not call the same model meanwhile.
+    That is a twin of the model with a table of its own: same weights, same submodules. A model that is wrapped (FSDP,
+    torch.compile) or whose forward was replaced has no such twin; there the table is exchanged for the while, and
+    another thread must not call the same model.
     """
     if positions is None:
-        yield
+        yield model
         return
     owner = next((module for module in model.modules() if isinstance(vars(module).get("freqs"), Tensor)), None)
     if owner is None:
         raise _unknown(model)
-    original = owner.freqs
-    owner.freqs = _table(original, positions)
-    try:
-        yield
-    finally:
-        owner.freqs = original
+    twin = _twin(owner) if owner is model else None
+    if twin is not None:
+        twin.freqs = _table(owner.freqs, positions)
+        yield twin
+        return
+    with _lock(owner):
+        original = owner.freqs
+        try:
+            owner.freqs = _table(original, positions)
+            yield model
+        finally:
+            owner.freqs = original
+
+
+def _twin(module: Any) -> Any:
+    """A second object over the parts of `module`; None if what runs its call is not the method of its own."""
+    own = vars(module)
+    forward = own.get("forward")
+    if is_compiled(module) or not (forward is None or getattr(forward, "__self__", None) is module):
+        return None
+    twin = object.__new__(type(module))
+    vars(twin).update(own)
+    if forward is not None:  # as Ulysses has it
+        vars(twin)["forward"] = MethodType(forward.__func__, twin)
+    return twin
+
+
+def _lock(module: torch.nn.Module) -> threading.RLock:
+    return _locks.setdefault(module, threading.RLock())
 
 
 @contextlib.contextmanager
 def diffusers_positions(module: Any, positions: Sequence[int] | None, compiled: bool) -> Iterator[None]:
     """Have a diffusers ``WanTransformer3DModel`` place frames at `positions` in this thread; None: as ever.
 
-    The embedding's call is taken over for the thread. In a compiled module that would not be seen, so there the
-    embedding's tables are edited for the while, and other threads must not call the same module.
+    The embedding's call is taken over for the thread. In a compiled module that would not be seen, and under context
+    parallelism the embedding answers with one rank's tokens only: there its tables are edited for the while, and other
+    threads must not call the same module.
 
     Args:
         module: the transformer, out of torch.compile's wrapper.
@@ -61,7 +89,7 @@ def diffusers_positions(module: Any, positions: Sequence[int] | None, compiled: 
     rope = getattr(module, "rope", None)
     if not isinstance(rope, torch.nn.Module):
         raise _unknown(module)
-    if compiled:
+    if compiled or getattr(module, "_parallel_config", None) is not None:
         with _edited_tables(rope, positions):
             yield
         return
@@ -91,7 +119,7 @@ def _edited_tables(rope: torch.nn.Module, positions: Sequence[int]) -> Iterator[
     tables = [table for name, table in rope.named_buffers() if name.startswith("freqs") and table.ndim == 2]
     if not tables:
         raise _unknown(rope)
-    with _editing:
+    with _lock(rope):
         originals = [table.clone() for table in tables]
         try:
             for table in tables:

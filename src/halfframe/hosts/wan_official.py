@@ -248,8 +248,8 @@ class _RoutedExpert:
             kwargs["seq_len"] = call.sequence_length
             if kwargs.get("y") is not None:
                 kwargs["y"] = [frames.take(condition, call.kept) for condition in kwargs["y"]]
-        with official_positions(self._model, call.positions):
-            prediction, *rest = self._model([call.inputs], *args, **kwargs)
+        with official_positions(self._model, call.positions) as model:
+            prediction, *rest = model([call.inputs], *args, **kwargs)
         full = self._run.after_call(call, prediction)
         self._placement.after_forward(call.step, self._run)
         return [full, *rest]

@@ -92,6 +92,8 @@ class Strategy:
     """
 
     name: str = "full"
+    sees_pinned: bool = False
+    """Whether `fill` is given frames that the host has computed beside the strategy's choice (`Allocation.pinned`)."""
 
     @property
     def halves(self) -> bool:
@@ -126,7 +128,8 @@ class Strategy:
 
         Args:
             prediction: velocity ``v = eps - x0`` on the kept frames, ``(..., len(kept), H, W)``.
-            kept: what `select` returned for this step; every position where that was None.
+            kept: what `select` returned for this step, and with `sees_pinned` the pinned frames; every position where
+                `select` returned None.
             step: the step.
             forward: number of the forward within the step: with guidance, 0 is the conditional one, 1 the other.
             latents: the full clip that the prediction belongs to, ``(..., F, H, W)``.

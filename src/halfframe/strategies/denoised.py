@@ -36,6 +36,8 @@ class Denoised(Strategy):
         OptionError: an option that is none of these.
     """
 
+    sees_pinned = True
+
     def __init__(
         self,
         *,
@@ -48,12 +50,8 @@ class Denoised(Strategy):
         for name, value, least in (("stride", stride, 1), ("full_start", full_start, 0), ("full_end", full_end, 0)):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise OptionError(f"{name}={value!r} is no such number; give an integer of {least} or more.")
-        for name, word, words in (
-            ("until", until, ("switch", "end")),
-            ("positions", positions, ("true", "contiguous")),
-        ):
-            if word not in words:
-                raise OptionError(f"{name}={word!r} is unknown; needed: {' or '.join(map(repr, words))}.")
+        _check_word("until", until, Until)
+        _check_word("positions", positions, Positions)
         self.stride = stride
         self.full_start = full_start
         self.full_end = full_end

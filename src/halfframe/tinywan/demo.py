@@ -13,6 +13,7 @@ from torch import Tensor
 
 from halfframe.compare import Generate, Variant, compare, markdown
 from halfframe.context import DEFAULT_STRATEGY
+from halfframe.errors import OptionError
 from halfframe.plugins import parse_strategy
 from halfframe.tinywan.clips import FRAME, parse_prompt
 from halfframe.tinywan.generation import GUIDE_SCALE, NUM_FRAMES, generate
@@ -46,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run `halfframe demo`: 0 if all went well, 1 if a variant failed."""
     parse_prompt(arguments.prompt)
+    if arguments.threads < 1:
+        raise OptionError(f"--threads {arguments.threads} cannot work; give 1 or more.")
     torch.set_num_threads(arguments.threads)
     pipe = load_wan() if arguments.host == "wan" else load_diffusers()
 

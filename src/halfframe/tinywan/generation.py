@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfframe.errors import OptionError
 from halfframe.tinywan.clips import FRAME, parse_prompt
 from halfframe.tinywan.model import SHIFT
 from halfframe.tinywan.text import TEXT_LEN
@@ -42,8 +43,16 @@ def generate(
         ``(len(prompts), 3, num_frames, 64, 64)``, values 0..1.
 
     Raises:
-        OptionError: a prompt outside the vocabulary.
+        OptionError: a prompt outside the vocabulary, or unusable numbers.
     """
+    if isinstance(prompts, str) or not 0 < len(prompts) == len(seeds):
+        raise OptionError(f"prompts={prompts!r}, seeds={seeds!r}; needed: two lists of one length, one clip or more.")
+    if not all(isinstance(seed, int) and 0 <= seed < 2**63 for seed in seeds):
+        raise OptionError(f"seeds={seeds!r}; needed: integers from 0 to 2**63 - 1 (below 0, hosts draw their own).")
+    if num_frames < 1 or num_frames % 4 != 1 or guide_scale < 1:
+        raise OptionError(
+            f"num_frames={num_frames}, guide_scale={guide_scale}; needed: 4n+1 frames, a scale from 1 on."
+        )
     for prompt in prompts:
         parse_prompt(prompt)
     if hasattr(pipe, "generate"):
