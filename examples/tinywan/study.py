@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import random
 import time
@@ -133,9 +134,16 @@ def run(arguments: argparse.Namespace) -> None:
         for against in BASELINES:
             baseline = arguments.folder / f"{Variant(against).file}.pt"
             if baseline.exists():
-                add_distances(rows, clips, torch.load(baseline), against)
+                add_distances(rows, clips, saved_clips(baseline), against)
         path.write_text(json.dumps({"variant": dataclasses.asdict(variant), "rows": rows}))
         print(f"{variant.name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+@functools.cache
+def saved_clips(path: Path) -> Tensor:
+    """A baseline's clips, which every variant is measured against."""
+    clips: Tensor = torch.load(path)
+    return clips
 
 
 def make(pipe: Any, variant: Variant, cases: list[tuple[Scene, int]], arguments: argparse.Namespace) -> Tensor:

@@ -138,20 +138,26 @@ def encode_latents(arguments: argparse.Namespace) -> None:
             clip = torch.stack([render(scene, starts) for _, scene, starts in batch]).to(arguments.device)
             with torch.autocast(arguments.device.split(":")[0], torch.bfloat16):
                 parts.append(vae.encode(clip).latent_dist.mean.bfloat16().cpu())
-        torch.save(
-            {"latents": torch.cat(parts), "prompts": [prompt for prompt, *_ in drawn]}, path.with_suffix(".part")
-        )
-        path.with_suffix(".part").replace(path)
+        write(path, {"latents": torch.cat(parts), "prompts": [prompt for prompt, *_ in drawn]})
         print(f"latents: shard {number}", flush=True)
 
 
-def load_latents(folder: Path) -> tuple[Tensor, list[str], Tensor, Tensor]:
-    """Latents ``(N, 16, F, h, w)`` of unit scale, their prompts, and the mean and deviation per channel."""
-    shards = [torch.load(path, weights_only=True) for path in sorted((folder / "latents").glob("*.pt"))]
-    latents = torch.cat([shard["latents"] for shard in shards]).float()
-    mean, deviation = latents[:SHARD].mean(dim=(0, 2, 3, 4)), latents[:SHARD].std(dim=(0, 2, 3, 4))
-    scaled = (latents - mean.view(1, -1, 1, 1, 1)) / deviation.view(1, -1, 1, 1, 1)
-    return scaled.bfloat16(), [prompt for shard in shards for prompt in shard["prompts"]], mean, deviation
+def shard_paths(folder: Path) -> list[Path]:
+    return sorted((folder / "latents").glob("*.pt"))
+
+
+def latent_statistics(folder: Path) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the latents per channel, ``(16,)`` each, of the first shard."""
+    latents = torch.load(shard_paths(folder)[0], weights_only=True)["latents"].float()
+    return latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4))
+
+
+def load_latents(folder: Path) -> tuple[Tensor, list[str]]:
+    """Latents ``(N, 16, F, h, w)`` of unit scale, and their prompts."""
+    shards = [torch.load(path, weights_only=True) for path in shard_paths(folder)]
+    mean, deviation = (statistic.view(1, -1, 1, 1, 1) for statistic in latent_statistics(folder))
+    scaled = (torch.cat([shard["latents"] for shard in shards]).float() - mean) / deviation
+    return scaled.bfloat16(), [prompt for shard in shards for prompt in shard["prompts"]]
 
 
 def train_experts(arguments: argparse.Namespace) -> None:
@@ -160,7 +166,7 @@ def train_experts(arguments: argparse.Namespace) -> None:
     The common steps are worth twice their cost, since both experts learn from them; each expert makes 3/5 as many
     more. The text encoder learns with the common model and stays as it is then, because both experts read it.
     """
-    latents, prompts, *_ = load_latents(arguments.folder)
+    latents, prompts = load_latents(arguments.folder)
     if arguments.device == "cpu":
         functional.scaled_dot_product_attention = plain_attention  # type: ignore[assignment]
     common = arguments.steps or 20_000
@@ -255,7 +261,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = 
 
 def pack(arguments: argparse.Namespace) -> None:
     """Write the weights as `halfframe.tinywan` ships them: half precision, safetensors."""
-    *_, mean, deviation = load_latents(arguments.folder)
+    mean, deviation = latent_statistics(arguments.folder)
     vae = torch.load(arguments.folder / "vae.pt", weights_only=True)["vae"]
     high, low = (torch.load(arguments.folder / f"{name}.pt", weights_only=True)["average"] for name in ("high", "low"))
     target = arguments.folder / "weights"
@@ -348,8 +354,13 @@ def resume(path: Path, parts: dict[str, Any]) -> int:
 
 def save(path: Path, parts: dict[str, Any], step: int, **more: Any) -> None:
     """Write states of `parts` and the number of steps made."""
+    write(path, {**{name: part.state_dict() for name, part in parts.items()}, "step": step, **more})
+
+
+def write(path: Path, data: dict[str, Any]) -> None:
+    """Save so that nobody sees half a file."""
     temporary = path.with_suffix(".part")
-    torch.save({**{name: part.state_dict() for name, part in parts.items()}, "step": step, **more}, temporary)
+    torch.save(data, temporary)
     temporary.replace(path)
 
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from halfframe.errors import HalfframeError
+from halfframe.errors import HalfframeError, OptionError
 
 __all__ = [
     "TIME_DIM",
@@ -27,6 +27,7 @@ __all__ = [
     "latent_frame_count",
     "put",
     "require_kept",
+    "require_whole_groups",
     "sequence_length",
     "take",
     "video_frame_count",
@@ -45,6 +46,13 @@ def video_frame_count(latent_frames: int, temporal_stride: int = 4) -> int:
     """Video frames that decode from a clip's latent frames, ``(latent_frames - 1) * stride + 1`` (21 -> 81)."""
     _require_positive("latent_frames", latent_frames)
     return (latent_frames - 1) * temporal_stride + 1
+
+
+def require_whole_groups(video_frames: int) -> None:
+    """Refuse a number of video frames that is not 4n+1, which hosts would round without a word."""
+    if video_frames < 1 or video_frames % 4 != 1:
+        below = max(1, (video_frames - 1) // 4 * 4 + 1)
+        raise OptionError(f"{video_frames} video frames is not 4n+1; use {below} or {below + 4}.")
 
 
 def kept_count(num_frames: int) -> int:
@@ -127,7 +135,7 @@ def hold(latents: Tensor, kept: Sequence[int], num_frames: int) -> Tensor:
         HalfframeError: if `latents` has not one frame per entry of `kept`, or `kept` is no selection.
     """
     kept = _require_one_each("hold", latents, kept, num_frames)
-    return take(latents, [max(0, bisect_right(kept, position) - 1) for position in range(num_frames)])
+    return take(latents, _last_at_or_before(kept, num_frames))
 
 
 def interpolate(latents: Tensor, kept: Sequence[int], num_frames: int) -> Tensor:
@@ -139,7 +147,7 @@ def interpolate(latents: Tensor, kept: Sequence[int], num_frames: int) -> Tensor
         HalfframeError: if `latents` has not one frame per entry of `kept`, or `kept` is no selection.
     """
     kept = _require_one_each("interpolate", latents, kept, num_frames)
-    before = [max(0, bisect_right(kept, position) - 1) for position in range(num_frames)]
+    before = _last_at_or_before(kept, num_frames)
     after = [min(len(kept) - 1, bisect_left(kept, position)) for position in range(num_frames)]
     weights = [
         (position - kept[b]) / (kept[a] - kept[b]) if a > b else 0.0
@@ -158,6 +166,11 @@ def require_kept(latents: Tensor, num_frames: int) -> None:
             f"{num_frames} frames are expanded from {needed} kept ones, but latents of shape {tuple(latents.shape)} "
             f"have {seen} at dim -3; pass the kept frames, or num_frames={2 * seen - 1} or {2 * seen}."
         )
+
+
+def _last_at_or_before(kept: Sequence[int], num_frames: int) -> list[int]:
+    """For each position, the index in `kept` of the last one at or before it; of the first one before that."""
+    return [max(0, bisect_right(kept, position) - 1) for position in range(num_frames)]
 
 
 def _require_one_each(what: str, latents: Tensor, kept: Sequence[int], num_frames: int) -> tuple[int, ...]:

@@ -170,9 +170,7 @@ def plan(
     width, height = size
     if width < 16 or height < 16 or width % 16 or height % 16:
         raise OptionError(f"size {width}x{height} is not made of 16x16 pixel tokens; give multiples of 16.")
-    if frame_num < 1 or frame_num % 4 != 1:
-        below = max(1, (frame_num - 1) // 4 * 4 + 1)
-        raise OptionError(f"{frame_num} video frames is not 4n+1; use {below} or {below + 4}.")
+    frames.require_whole_groups(frame_num)
     if not 0 <= boundary <= 1:
         raise OptionError(f"boundary {boundary} is outside 0..1; T2V-A14B has 0.875, I2V-A14B 0.9.")
     if not (shift > 0 and math.isfinite(shift)):

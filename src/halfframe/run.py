@@ -284,9 +284,8 @@ class SamplingRun:
     def _fill(self, call: Call, prediction: Tensor) -> Tensor:
         assert self._schedule is not None
         kept = call.kept or tuple(range(call.step.num_frames))
-        chosen = (call.kept and self._schedule.chosen[call.step.index]) or kept
-        if self.strategy.sees_pinned:
-            chosen = kept
+        chosen = None if call.kept is None or self.strategy.sees_pinned else self._schedule.chosen[call.step.index]
+        chosen = chosen or kept
         base = prediction if chosen == kept else frames.take(prediction, [kept.index(p) for p in chosen])
         full = self._ask("fill", self.strategy.fill, base, chosen, call.step, call.forward, call.latents)
         shape = (*prediction.shape[: frames.TIME_DIM], *call.latents.shape[frames.TIME_DIM :])

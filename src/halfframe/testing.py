@@ -32,6 +32,8 @@ __all__ = [
     "StandInTokenizer",
     "WanSizes",
     "diffusers_from_wan_state",
+    "diffusers_transformer",
+    "diffusers_vae",
     "import_wan",
     "sdpa_attention",
     "tiny_diffusers_i2v",
@@ -371,13 +373,7 @@ def _diffusers_pipeline(
         defaults = {
             "transformer": _diffusers_expert(in_channels, sizes, dtype),
             "transformer_2": _diffusers_expert(in_channels, sizes, dtype),
-            "vae": diffusers.AutoencoderKLWan(
-                base_dim=sizes.vae_dim,
-                z_dim=16,
-                dim_mult=list(sizes.vae_dim_mult),
-                num_res_blocks=sizes.vae_res_blocks,
-                temperal_downsample=[False, True, True],
-            ).eval(),
+            "vae": diffusers_vae(sizes).eval(),
         }
     defaults |= {
         "tokenizer": StandInTokenizer(sizes.text_len),
@@ -391,18 +387,34 @@ def _diffusers_pipeline(
     return pipe
 
 
+def diffusers_transformer(sizes: WanSizes, in_channels: int = 16) -> Any:
+    """A diffusers ``WanTransformer3DModel`` of `sizes`, as diffusers initialises it."""
+    return importlib.import_module("diffusers").WanTransformer3DModel(
+        num_attention_heads=sizes.num_heads,
+        attention_head_dim=sizes.dim // sizes.num_heads,
+        in_channels=in_channels,
+        out_channels=16,
+        text_dim=sizes.text_dim,
+        freq_dim=sizes.freq_dim,
+        ffn_dim=sizes.ffn_dim,
+        num_layers=sizes.num_layers,
+    )
+
+
+def diffusers_vae(sizes: WanSizes) -> Any:
+    """A diffusers ``AutoencoderKLWan`` of `sizes`, as diffusers initialises it; temporal 4x, spatial 8x, causal."""
+    return importlib.import_module("diffusers").AutoencoderKLWan(
+        base_dim=sizes.vae_dim,
+        z_dim=16,
+        dim_mult=list(sizes.vae_dim_mult),
+        num_res_blocks=sizes.vae_res_blocks,
+        temperal_downsample=[False, True, True],
+    )
+
+
 def _diffusers_expert(in_channels: int, sizes: WanSizes, dtype: torch.dtype) -> Any:
     with _default_dtype(dtype):
-        model = importlib.import_module("diffusers").WanTransformer3DModel(
-            num_attention_heads=sizes.num_heads,
-            attention_head_dim=sizes.dim // sizes.num_heads,
-            in_channels=in_channels,
-            out_channels=16,
-            text_dim=sizes.text_dim,
-            freq_dim=sizes.freq_dim,
-            ffn_dim=sizes.ffn_dim,
-            num_layers=sizes.num_layers,
-        )
+        model = diffusers_transformer(sizes, in_channels)
     for name, parameter in model.named_parameters():
         if not {*name.split(".")}.isdisjoint(model._keep_in_fp32_modules or ()):
             parameter.data = parameter.data.float()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from halfframe import frames
 from halfframe.errors import OptionError
 
-__all__ = ["Generate", "diffusers_generate", "official_generate"]
+__all__ = ["Generate", "check_seeds", "diffusers_generate", "official_generate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +99,13 @@ def diffusers_generate(
     return Generate(pipe, call, torch.device(getattr(pipe, "_execution_device", pipe.device)), facts)
 
 
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that hosts take differently: below 0 the official package draws one of its own."""
+    if not all(isinstance(seed, int) and 0 <= seed < 2**63 for seed in seeds):
+        raise OptionError(f"seeds {list(seeds)}; needed: integers from 0 to 2**63 - 1 (below 0, hosts draw their own).")
+
+
 def _check_clip(video_frames: int, width: int, height: int) -> None:
-    if video_frames < 1 or video_frames % 4 != 1:
-        below = max(1, (video_frames - 1) // 4 * 4 + 1)
-        raise OptionError(f"{video_frames} video frames is not 4n+1; use {below} or {below + 4}.")
+    frames.require_whole_groups(video_frames)
     if min(width, height) < 16 or width % 16 or height % 16:
         raise OptionError(f"size {width}x{height} does not fit; needed: width and height in multiples of 16 pixels.")

@@ -12,6 +12,7 @@ from halfframe.compare.bench import Bench, GenerateFunction
 from halfframe.compare.equal_cost import EqualCost
 from halfframe.compare.extras import require
 from halfframe.compare.facts import machine_facts
+from halfframe.compare.generators import check_seeds
 from halfframe.compare.output import Writer
 from halfframe.compare.results import Comparison, Results, Variant
 from halfframe.errors import HalfframeError, OptionError
@@ -116,8 +117,7 @@ def _check(
     for name, kind in (("prompts", prompts), ("seeds", seeds)):
         if len(set(kind)) < len(kind):
             raise OptionError(f"{name} {list(kind)} holds one twice; leave it out, it would give the same clips.")
-    if not all(isinstance(seed, int) and 0 <= seed < 2**63 for seed in seeds):
-        raise OptionError(f"seeds {list(seeds)}; needed: integers from 0 to 2**63 - 1 (below 0, hosts draw their own).")
+    check_seeds(seeds)
     if steps < 1 or warm_up_steps < 0:
         raise OptionError(f"steps={steps}, warm_up_steps={warm_up_steps}; needed: 1 or more, and 0 or more.")
     if equal_cost not in ("predicted", "measured", None):

@@ -75,21 +75,19 @@ class Denoised(Strategy):
 
     def fill(self, prediction: Tensor, kept: Sequence[int], step: Step, forward: int, latents: Tensor) -> Tensor:
         """Velocity of all frames: the expert's on the kept ones, ``(x - x0) / sigma`` with the made-up x0 elsewhere."""
+        if len(kept) == step.num_frames:
+            return prediction
         if step.sigma <= 0:  # nothing is noise any more, so a velocity says nothing of x0
             return super().fill(prediction, kept, step, forward, latents)
         x = latents.float()
         x0 = frames.take(x, kept) - step.sigma * prediction.float()
-        whole = len(kept) == step.num_frames
-        completed = self.complete(x0, kept, step, forward)
-        if whole:
-            return prediction
-        velocity = ((x - completed) / step.sigma).to(prediction.dtype)
+        velocity = ((x - self.complete(x0, kept, step, forward)) / step.sigma).to(prediction.dtype)
         return frames.put(velocity, kept, prediction)
 
     def complete(self, x0: Tensor, kept: Sequence[int], step: Step, forward: int) -> Tensor:
         """What all frames show, ``(..., F, H, W)``, from what the kept ones do, ``(..., len(kept), H, W)``, float32.
 
-        Asked after every forward, also where all frames were computed.
+        Asked after every forward that left frames out.
         """
         raise NotImplementedError
 

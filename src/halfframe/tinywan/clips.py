@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -77,7 +76,7 @@ class Thing:
 class Scene:
     """What a prompt says: a background and one or two things, the first in front. ``str(scene)`` is the prompt."""
 
-    background: Literal["black", "grey", "stripes"] | str
+    background: str
     things: tuple[Thing, ...]
 
     def __str__(self) -> str:

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfframe.compare.generators import check_seeds
 from halfframe.errors import OptionError
 from halfframe.tinywan.clips import FRAME, parse_prompt
 from halfframe.tinywan.model import SHIFT
 from halfframe.tinywan.text import TEXT_LEN
 
-__all__ = ["FPS", "GUIDE_SCALE", "NUM_FRAMES", "generate"]
+__all__ = ["GUIDE_SCALE", "NUM_FRAMES", "generate"]
 
 NUM_FRAMES = 81
-FPS = 16
 GUIDE_SCALE = 3.0
 
 
@@ -47,8 +47,7 @@ def generate(
     """
     if isinstance(prompts, str) or not 0 < len(prompts) == len(seeds):
         raise OptionError(f"prompts={prompts!r}, seeds={seeds!r}; needed: two lists of one length, one clip or more.")
-    if not all(isinstance(seed, int) and 0 <= seed < 2**63 for seed in seeds):
-        raise OptionError(f"seeds={seeds!r}; needed: integers from 0 to 2**63 - 1 (below 0, hosts draw their own).")
+    check_seeds(seeds)
     if num_frames < 1 or num_frames % 4 != 1 or guide_scale < 1:
         raise OptionError(
             f"num_frames={num_frames}, guide_scale={guide_scale}; needed: 4n+1 frames, a scale from 1 on."

@@ -10,7 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from halfframe.errors import HalfframeError
-from halfframe.testing import WanSizes, diffusers_from_wan_state, tiny_diffusers_t2v, tiny_wan_t2v
+from halfframe.testing import (
+    WanSizes,
+    diffusers_from_wan_state,
+    diffusers_transformer,
+    diffusers_vae,
+    tiny_diffusers_t2v,
+    tiny_wan_t2v,
+)
 from halfframe.tinywan.text import TEXT_DIM, TEXT_LEN, TextEncoder, Tokenizer, WanTextEncoder
 
 __all__ = ["BOUNDARY", "SHIFT", "SIZES", "build_expert", "build_vae", "load_diffusers", "load_wan"]
@@ -37,28 +44,12 @@ State = dict[str, Tensor]
 
 def build_expert() -> Any:
     """A diffusers ``WanTransformer3DModel`` of `SIZES`, freshly initialised."""
-    return importlib.import_module("diffusers").WanTransformer3DModel(
-        num_attention_heads=SIZES.num_heads,
-        attention_head_dim=SIZES.dim // SIZES.num_heads,
-        in_channels=16,
-        out_channels=16,
-        text_dim=SIZES.text_dim,
-        freq_dim=SIZES.freq_dim,
-        ffn_dim=SIZES.ffn_dim,
-        num_layers=SIZES.num_layers,
-    )
+    return diffusers_transformer(SIZES)
 
 
-def build_vae(**config: Any) -> Any:
-    """A diffusers ``AutoencoderKLWan`` of `SIZES`, freshly initialised; temporal 4x, spatial 8x, causal."""
-    return importlib.import_module("diffusers").AutoencoderKLWan(
-        base_dim=SIZES.vae_dim,
-        z_dim=16,
-        dim_mult=list(SIZES.vae_dim_mult),
-        num_res_blocks=SIZES.vae_res_blocks,
-        temperal_downsample=[False, True, True],
-        **config,
-    )
+def build_vae() -> Any:
+    """A diffusers ``AutoencoderKLWan`` of `SIZES`, freshly initialised."""
+    return diffusers_vae(SIZES)
 
 
 def load_diffusers() -> Any:
@@ -66,17 +57,13 @@ def load_diffusers() -> Any:
 
     Call it with ``max_sequence_length=TEXT_LEN``, or through `halfframe.tinywan.generate`.
     """
+    pipe = tiny_diffusers_t2v(sizes=SIZES, text_encoder=_text_encoder(), tokenizer=Tokenizer(), boundary_ratio=BOUNDARY)
+    pipe.transformer.load_state_dict(_state("high_noise"))
+    pipe.transformer_2.load_state_dict(_state("low_noise"))
     vae_state, mean, std = _vae_state()
-    vae = build_vae(latents_mean=mean.tolist(), latents_std=std.tolist())
-    vae.load_state_dict(vae_state)
-    experts = {}
-    for part, name in (("transformer", "high_noise"), ("transformer_2", "low_noise")):
-        experts[part] = build_expert()
-        experts[part].load_state_dict(_state(name))
-    parts = {**experts, "vae": vae, "text_encoder": _text_encoder()}
-    for module in parts.values():
-        module.eval().requires_grad_(False)
-    return tiny_diffusers_t2v(sizes=SIZES, **parts, tokenizer=Tokenizer(), boundary_ratio=BOUNDARY)
+    pipe.vae.requires_grad_(False).load_state_dict(vae_state)
+    pipe.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    return pipe
 
 
 def load_wan() -> Any:
