@@ -6,7 +6,9 @@
     python examples/tinywan/train.py pack --folder tinywan
 
 Every stage goes on from what it finds in ``--folder``, so that a long training can be done in short runs; what is drawn
-at a step depends on the step's number only. Stages stop after ``--minutes``, or when they are done.
+at a step depends on the step's number only. Stages stop after ``--minutes``, or when they are done. ``shipped-vae``
+takes the VAE that comes with halfframe in place of the first stage. ``--fit`` lets a phase of the experts make as many
+steps as there is time for, as its first steps tell, in place of a number of steps known beforehand.
 """
 
 from __future__ import annotations
@@ -26,23 +28,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from halfframe.tinywan.clips import Scene, random_scene, render
-from halfframe.tinywan.model import BOUNDARY, SHIFT, build_expert, build_vae
+from halfframe.tinywan.model import BOUNDARY, SHIFT, SIDE, build_expert, build_vae, load_vae
 from halfframe.tinywan.text import TextEncoder, Tokenizer
 
 SHARD = 250
-BATCH = 16
+BATCH = 64
+SHARES = {"common": 0.5, "high": 0.5, "low": 1.0}  # of the time that is left, with --fit
 Optimizers = dict[str, torch.optim.Optimizer]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("vae", "latents", "experts", "pack"))
+    parser.add_argument("stage", choices=("shipped-vae", "vae", "latents", "experts", "pack"))
     parser.add_argument("--folder", type=Path, required=True, help="checkpoints and latents")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--steps", type=int, help="over all runs: of the VAE, or of the experts in common; or shards")
     parser.add_argument(
         "--phases", nargs="+", default=["common", "high", "low"], choices=("common", "high", "low"), help="of experts"
     )
+    parser.add_argument("--fit", action="store_true", help="experts: as many steps as --minutes have room for")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads")
     arguments = parser.parse_args()
@@ -50,7 +54,15 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    {"vae": train_vae, "latents": encode_latents, "experts": train_experts, "pack": pack}[arguments.stage](arguments)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    stages = {
+        "shipped-vae": take_shipped_vae,
+        "vae": train_vae,
+        "latents": encode_latents,
+        "experts": train_experts,
+        "pack": pack,
+    }
+    stages[arguments.stage](arguments)
 
 
 def batched(items: list[Any], count: int) -> Iterator[list[Any]]:
@@ -58,12 +70,12 @@ def batched(items: list[Any], count: int) -> Iterator[list[Any]]:
     return (items[start : start + count] for start in range(0, len(items), count))
 
 
-def scenes(seed: str) -> Iterator[tuple[str, Scene, list[tuple[float, float]]]]:
-    """Endless prompts, scenes and starting points."""
+def scenes(seed: str) -> Iterator[tuple[str, Scene, list[tuple[float, float]], float]]:
+    """Endless prompts, scenes, starting points and phases of stripes."""
     rng = random.Random(seed)
     while True:
         scene = random_scene(rng)
-        yield str(scene), scene, [(rng.random(), rng.random()) for _ in scene.things]
+        yield str(scene), scene, [(rng.random(), rng.random()) for _ in scene.things], rng.random()
 
 
 def crops(step: int, count: int, num_frames: int, side: int = 32) -> Tensor:
@@ -73,10 +85,15 @@ def crops(step: int, count: int, num_frames: int, side: int = 32) -> Tensor:
     for _ in range(count):
         scene = random_scene(rng)
         starts = [(rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8)) for _ in scene.things]
-        clip = render(scene, starts, num_frames)
+        clip = render(scene, starts, num_frames, SIDE, rng.random())
         top, left = (rng.randint(0, clip.shape[-1] - side) for _ in range(2))
         clips.append(clip[..., top : top + side, left : left + side])
     return torch.stack(clips)
+
+
+def take_shipped_vae(arguments: argparse.Namespace) -> None:
+    """Make the checkpoint that the next stages need of it out of the shipped weights."""
+    write(arguments.folder / "vae.pt", {"vae": load_vae().state_dict(), "step": 0})
 
 
 def train_vae(arguments: argparse.Namespace) -> None:
@@ -120,13 +137,13 @@ def train_vae(arguments: argparse.Namespace) -> None:
 
 
 def encode_latents(arguments: argparse.Namespace) -> None:
-    """Clips for the experts, encoded once, with their prompts; 24 shards or ``--steps`` of them."""
+    """Clips for the experts, encoded once, with their prompts; 48 shards or ``--steps`` of them."""
     vae = build_vae().to(arguments.device).eval().requires_grad_(False)
     resume(arguments.folder / "vae.pt", {"vae": vae})
     shards = arguments.folder / "latents"
     shards.mkdir(exist_ok=True)
     end = time.monotonic() + 60 * arguments.minutes
-    for number in range(arguments.steps or 24):
+    for number in range(arguments.steps or 48):
         path = shards / f"{number:03}.pt"
         if path.exists():
             continue
@@ -134,8 +151,9 @@ def encode_latents(arguments: argparse.Namespace) -> None:
             return
         drawn = list(itertools.islice(scenes(f"train {number}"), SHARD))
         parts = []
-        for batch in batched(drawn, 10):
-            clip = torch.stack([render(scene, starts) for _, scene, starts in batch]).to(arguments.device)
+        for batch in batched(drawn, 50 if arguments.device.startswith("cuda") else 10):
+            with torch.device(arguments.device):
+                clip = torch.stack([render(scene, starts, 81, SIDE, phase) for _, scene, starts, phase in batch])
             with torch.autocast(arguments.device.split(":")[0], torch.bfloat16):
                 parts.append(vae.encode(clip).latent_dist.mean.bfloat16().cpu())
         write(path, {"latents": torch.cat(parts), "prompts": [prompt for prompt, *_ in drawn]})
@@ -163,17 +181,18 @@ def load_latents(folder: Path) -> tuple[Tensor, list[str]]:
 def train_experts(arguments: argparse.Namespace) -> None:
     """Flow matching, v = eps - x0, at shift 12: one model for all noise first, then each expert on its own side.
 
-    The common steps are worth twice their cost, since both experts learn from them; each expert makes 3/5 as many
+    The common steps are worth twice their cost, since both experts learn from them; each expert makes half as many
     more. The text encoder learns with the common model and stays as it is then, because both experts read it.
     """
     latents, prompts = load_latents(arguments.folder)
+    latents = latents.to(arguments.device)
     if arguments.device == "cpu":
         functional.scaled_dot_product_attention = plain_attention  # type: ignore[assignment]
     common = arguments.steps or 20_000
     end = time.monotonic() + 60 * arguments.minutes
     tokens = Tokenizer()([*prompts, ""])
     for phase in arguments.phases:
-        steps = common if phase == "common" else common * 3 // 5
+        steps = common if phase == "common" else common // 2
         torch.manual_seed(0)
         model, text = build_expert(), TextEncoder()
         nn.init.zeros_(model.proj_out.weight)
@@ -182,7 +201,9 @@ def train_experts(arguments: argparse.Namespace) -> None:
             before = torch.load(arguments.folder / "common.pt", weights_only=True)
             parts.load_state_dict(before["average"])
             text.requires_grad_(False)
-        train_phase(arguments, phase, parts, latents, tokens, steps, end)
+        now = time.monotonic()
+        until = now + SHARES[phase] * (end - now) if arguments.fit else end
+        train_phase(arguments, phase, parts, latents, tokens, steps, until)
         if time.monotonic() > end:
             return
 
@@ -197,45 +218,56 @@ def train_phase(
     end: float,
 ) -> None:
     """One model, from where its last run stopped."""
-    device = arguments.device
+    device = torch.device(arguments.device)
     parts.to(device)
     model, text = parts["expert"], parts["text"]
+    called = torch.compile(model) if device.type == "cuda" else model
     average = torch.optim.swa_utils.AveragedModel(parts, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
     matrices = {id(p) for p in model.blocks.parameters() if p.ndim == 2}
     optimizers = optimizers_for([p for p in parts.parameters() if p.requires_grad], matrices, betas=(0.9, 0.98))
     path = arguments.folder / f"{phase}.pt"
     step = resume(path, {"model": parts, "ema": average, **optimizers})
-    peak = 3e-3 if phase == "common" else 2e-3
-    losses: list[float] = []
+    peak = 2e-3 if phase == "common" else 1.5e-3
+    ids, masks = tokens.input_ids.to(device), tokens.attention_mask.to(device)
+    generator = torch.Generator(device)
+    losses: list[Tensor] = []
     started, first = time.monotonic(), step
 
     def keep() -> None:
         save(path, {"model": parts, "ema": average, **optimizers}, step, average=average.module.state_dict())
 
-    while step < total and time.monotonic() < end:
-        generator = torch.Generator().manual_seed(step)
-        picked = torch.randint(len(latents), (BATCH,), generator=generator)
-        x0 = latents[picked].float().to(device)
-        unconditional = torch.rand(BATCH, generator=generator) < 0.12
+    while step < total and (arguments.fit or time.monotonic() < end):
+        generator.manual_seed(step)
+        picked = torch.randint(len(latents), (BATCH,), generator=generator, device=device)
+        x0 = latents[picked].float()
+        unconditional = torch.rand(BATCH, generator=generator, device=device) < 0.12
         rows = torch.where(unconditional, len(latents), picked)  # the last prompt is the empty one
-        sigma = draw_sigma(phase, generator).to(device)
-        noise = torch.randn(x0.shape, generator=generator).to(device)
+        sigma = draw_sigma(phase, generator)
+        noise = torch.randn(x0.shape, generator=generator, device=device)
         broad = sigma.view(-1, 1, 1, 1, 1)
         set_rates(optimizers, schedule(step, total), muon=peak, adamw=peak)
-        with torch.autocast(device.split(":")[0], torch.bfloat16):
-            mask = tokens.attention_mask[rows].to(device)
-            embeddings = text(tokens.input_ids[rows].to(device), mask).last_hidden_state
+        with torch.autocast(device.type, torch.bfloat16):
+            embeddings = text(ids[rows], masks[rows]).last_hidden_state
             noisy = (1 - broad) * x0 + broad * noise
-            velocity = model(noisy, 1000 * sigma, embeddings, return_dict=False)[0]
+            velocity = called(noisy, 1000 * sigma, embeddings, return_dict=False)[0]
         loss = functional.mse_loss(velocity.float(), noise - x0)
         update(parts, loss, optimizers)
         average.update_parameters(parts)
         step += 1
-        losses.append(loss.item())
-        if step % 50 == 0:
-            rate = (time.monotonic() - started) / (step - first)
-            print(f"{phase} {step}/{total} loss {sum(losses[-50:]) / 50:.4f} ({rate:.2f} s a step)", flush=True)
-        if step % 250 == 0:
+        losses.append(loss.detach())
+        if arguments.fit and step in (first + 50, first + 250):  # compiling is over by then
+            losses[-1].item()  # waits for the device
+            now = time.monotonic()
+            if step == first + 50:
+                started = now
+            else:
+                total = step + max(0, int((end - now) * 200 / (now - started)))
+                print(f"{phase}: {total} steps at {(now - started) / 200:.4f} s", flush=True)
+        if step % 500 == 0 or step == total:
+            mean = torch.stack(losses).mean().item()
+            losses.clear()
+            print(f"{phase} {step}/{total} loss {mean:.4f} ({time.monotonic() - started:.0f} s)", flush=True)
+        if step % 5000 == 0:
             keep()
     keep()
 
@@ -243,10 +275,11 @@ def train_phase(
 def draw_sigma(phase: str, generator: torch.Generator) -> Tensor:
     """Noise levels as shift 12 spreads them, on the phase's side of the boundary; on both for the common one."""
     boundary = BOUNDARY / (SHIFT - (SHIFT - 1) * BOUNDARY)  # before the shift
-    even = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH
+    count = torch.arange(BATCH, device=generator.device)
+    even = (count + torch.rand(BATCH, generator=generator, device=generator.device)) / BATCH
     high = boundary + (1 - boundary) * even
     low = boundary * even
-    chosen = {"high": high, "low": low, "common": torch.where(torch.arange(BATCH) % 2 == 0, high, low)}[phase]
+    chosen = {"high": high, "low": low, "common": torch.where(count % 2 == 0, high, low)}[phase]
     return SHIFT * chosen / (1 + (SHIFT - 1) * chosen)
 
 
@@ -300,24 +333,50 @@ def edges(decoded: Tensor, clip: Tensor) -> Tensor:
     )
 
 
-class Flattened(torch.optim.Muon):
-    """Muon, which takes matrices, on weights of any shape: one row per output channel."""
+class Muon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum, on weights of any shape: a matrix with one row per output channel.
 
-    def __init__(self, weights: list[nn.Parameter]) -> None:
-        self.weights = weights
-        self.matrices = [nn.Parameter(weight.data.view(len(weight), -1)) for weight in weights]  # the same memory
-        super().__init__(self.matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    PyTorch's own takes one matrix at a time, which on a GPU takes longer than the forward and backward pass of this
+    model; here matrices of one shape go together. The rate is scaled to match the size of AdamW's updates.
+    """
 
+    def __init__(self, weights: list[nn.Parameter], momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+        shapes = sorted({tuple(weight.view(len(weight), -1).shape) for weight in weights})
+        groups = [[w for w in weights if tuple(w.view(len(w), -1).shape) == shape] for shape in shapes]
+        super().__init__([{"params": group} for group in groups], {"lr": 0.0})
+        self.momentum, self.decay = momentum, weight_decay
+
+    @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        for weight, matrix in zip(self.weights, self.matrices, strict=True):
-            matrix.grad = None if weight.grad is None else weight.grad.view(len(weight), -1)
-        super().step(closure)
+        for group in self.param_groups:
+            weights, rate = group["params"], group["lr"]
+            gradients = torch.stack([weight.grad.view(len(weight), -1) for weight in weights])
+            state = self.state[weights[0]]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(gradients)
+            state["momentum"].lerp_(gradients, 1 - self.momentum)
+            update = orthogonalised(gradients.lerp(state["momentum"], self.momentum))
+            update *= 0.2 * max(update.shape[1:]) ** 0.5
+            torch._foreach_mul_(weights, 1 - rate * self.decay)
+            torch._foreach_add_(weights, [u.view_as(w) for u, w in zip(update, weights, strict=True)], alpha=-rate)
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Roughly the nearest matrices of orthonormal rows or columns: five steps of a quintic Newton-Schulz iteration."""
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 def optimizers_for(parameters: list[nn.Parameter], matrices: set[int], betas: tuple[float, float]) -> Optimizers:
     """Muon for the weights whose ids are in `matrices`, AdamW for the rest of `parameters`."""
     return {
-        "muon": Flattened([p for p in parameters if id(p) in matrices]),
+        "muon": Muon([p for p in parameters if id(p) in matrices]),
         "adamw": torch.optim.AdamW([p for p in parameters if id(p) not in matrices], betas=betas, weight_decay=0.01),
     }
 

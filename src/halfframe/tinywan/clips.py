@@ -47,6 +47,7 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SPEEDS = {"slowly": 0.25, "fast": 0.75}
 """Pixels per video frame."""
 BACKGROUNDS = ("black", "grey", "stripes")
+_PERIOD = 16  # pixels of a dark stripe and a bright one
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +134,17 @@ def _parse_thing(words: list[str], prompt: str) -> Thing:
     raise OptionError(f"{' '.join(words)!r} in the prompt {prompt!r} is not in TinyWan's language; {_GRAMMAR}")
 
 
-def render(scene: Scene, starts: list[tuple[float, float]], num_frames: int = 81, size: int = FRAME) -> Tensor:
-    """The clip of `scene`.
+def render(
+    scene: Scene, starts: list[tuple[float, float]], num_frames: int = 81, size: int = FRAME, phase: float = 0.0
+) -> Tensor:
+    """The clip of `scene`, on PyTorch's default device.
 
     Args:
         scene: what to draw.
         starts: where each thing is in the first frame, (x, y) in 0..1 of the frame.
         num_frames: video frames.
         size: pixels along a side.
+        phase: how far to the left stripes are moved, in periods; prompts do not say, as they do not say `starts`.
 
     Returns:
         ``(3, num_frames, size, size)``, values -1..1, as a VAE of Wan takes it.
@@ -148,7 +152,7 @@ def render(scene: Scene, starts: list[tuple[float, float]], num_frames: int = 81
     scale = size / FRAME
     grid = torch.arange(size) + 0.5
     time = torch.arange(num_frames, dtype=torch.float32)
-    video = _background(scene.background, size)[:, None].expand(3, num_frames, size, size)
+    video = _background(scene.background, size, phase)[:, None].expand(3, num_frames, size, size)
     for thing, start in reversed(list(zip(scene.things, starts, strict=True))):
         x, y = (
             _around(grid, size * begin + time * velocity * scale, size)
@@ -175,11 +179,11 @@ def _distance(shape: str, x: Tensor, y: Tensor, radius: float) -> Tensor:
     return (x.abs() + y.abs() - radius) / 2**0.5
 
 
-def _background(name: str, size: int) -> Tensor:
+def _background(name: str, size: int, phase: float) -> Tensor:
     """``(3, size, size)``, values 0..1."""
     if name == "stripes":
-        column = torch.arange(size) * FRAME // size // 8 % 2
-        row = torch.where(column == 0, 0.35, 0.65)
+        period = torch.arange(size) * (FRAME / size / _PERIOD) + phase
+        row = torch.where(period % 1 < 0.5, 0.35, 0.65)
     else:
         row = torch.full((size,), {"black": 0.0, "grey": 0.5}[name])
     return row.expand(3, size, size)

@@ -15,9 +15,9 @@ from halfframe.compare import Generate, Variant, compare, markdown
 from halfframe.context import DEFAULT_STRATEGY
 from halfframe.errors import OptionError
 from halfframe.plugins import parse_strategy
-from halfframe.tinywan.clips import FRAME, parse_prompt
+from halfframe.tinywan.clips import parse_prompt
 from halfframe.tinywan.generation import GUIDE_SCALE, NUM_FRAMES, generate
-from halfframe.tinywan.model import SHIFT, load_diffusers, load_wan
+from halfframe.tinywan.model import SHIFT, SIDE, load_diffusers, load_wan
 
 __all__ = ["PROMPT", "add_arguments", "main"]
 
@@ -57,7 +57,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     facts = {
         "pipeline": f"{arguments.host} {type(pipe).__name__}",
-        "video": f"{NUM_FRAMES} frames {FRAME}x{FRAME}",
+        "video": f"{NUM_FRAMES} frames {SIDE}x{SIDE}",
         "dtype": "float32",
         "solver": "UniPC",
         "shift": SHIFT,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from halfframe.compare.generators import check_seeds
 from halfframe.errors import OptionError
-from halfframe.tinywan.clips import FRAME, parse_prompt
-from halfframe.tinywan.model import SHIFT
+from halfframe.tinywan.clips import parse_prompt
+from halfframe.tinywan.model import SHIFT, SIDE
 from halfframe.tinywan.text import TEXT_LEN
 
 __all__ = ["GUIDE_SCALE", "NUM_FRAMES", "generate"]
@@ -40,7 +40,7 @@ def generate(
         num_frames: video frames, 4n+1; 81 in training.
 
     Returns:
-        ``(len(prompts), 3, num_frames, 64, 64)``, values 0..1.
+        ``(len(prompts), 3, num_frames, SIDE, SIDE)``, values 0..1.
 
     Raises:
         OptionError: a prompt outside the vocabulary, or unusable numbers.
@@ -58,7 +58,7 @@ def generate(
         clips = [
             pipe.generate(
                 prompt,
-                size=(FRAME, FRAME),
+                size=(SIDE, SIDE),
                 frame_num=num_frames,
                 shift=SHIFT,
                 sampling_steps=num_steps,
@@ -71,8 +71,8 @@ def generate(
         return (torch.stack(clips) + 1) / 2
     video: Tensor = pipe(
         list(prompts),
-        height=FRAME,
-        width=FRAME,
+        height=SIDE,
+        width=SIDE,
         num_frames=num_frames,
         num_inference_steps=num_steps,
         guidance_scale=guide_scale,

@@ -20,15 +20,18 @@ from halfframe.testing import (
 )
 from halfframe.tinywan.text import TEXT_DIM, TEXT_LEN, TextEncoder, Tokenizer, WanTextEncoder
 
-__all__ = ["BOUNDARY", "SHIFT", "SIZES", "build_expert", "build_vae", "load_diffusers", "load_wan"]
+__all__ = ["BOUNDARY", "SHIFT", "SIDE", "SIZES", "build_expert", "build_vae", "load_diffusers", "load_vae", "load_wan"]
 
 BOUNDARY = 0.875
 SHIFT = 12.0
 """Boundary and schedule as of T2V-A14B."""
 
+SIDE = 96
+"""Width and height of TinyWan's clips, pixels."""
+
 SIZES = WanSizes(
-    dim=128,
-    ffn_dim=512,
+    dim=256,
+    ffn_dim=768,
     num_heads=4,
     num_layers=6,
     text_dim=TEXT_DIM,
@@ -52,6 +55,13 @@ def build_vae() -> Any:
     return diffusers_vae(SIZES)
 
 
+def load_vae() -> Any:
+    """The trained VAE as a diffusers ``AutoencoderKLWan``, in evaluation mode."""
+    vae = diffusers_vae(SIZES).requires_grad_(False).eval()
+    vae.load_state_dict(_vae_state()[0])
+    return vae
+
+
 def load_diffusers() -> Any:
     """TinyWan as a diffusers ``WanPipeline`` on the CPU, trained weights and all; nothing is downloaded.
 
@@ -60,8 +70,8 @@ def load_diffusers() -> Any:
     pipe = tiny_diffusers_t2v(sizes=SIZES, text_encoder=_text_encoder(), tokenizer=Tokenizer(), boundary_ratio=BOUNDARY)
     pipe.transformer.load_state_dict(_state("high_noise"))
     pipe.transformer_2.load_state_dict(_state("low_noise"))
-    vae_state, mean, std = _vae_state()
-    pipe.vae.requires_grad_(False).load_state_dict(vae_state)
+    pipe.vae = load_vae()
+    _, mean, std = _vae_state()
     pipe.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
     return pipe
 
