@@ -86,6 +86,7 @@ class SimulatedAccelerator:
         nothing_page_locked: why no host memory can be page-locked; empty if it can.
         sends_left: so many more pieces can be copied aside.
         gate: closed, copies aside come to a stand.
+        at_gate: whether any got that far.
         ring: what copies go through.
     """
 
@@ -100,6 +101,7 @@ class SimulatedAccelerator:
         self.sends_left = 1 << 30
         self.gate = threading.Event()
         self.gate.set()
+        self.at_gate = threading.Event()
         self.ring: Ring | None = None
         self._storages: list[tuple[StorageWeakRef, int]] = []
         self._most_activations = 0
@@ -168,6 +170,7 @@ class SimulatedAccelerator:
         return copies
 
     def _before_send(self) -> None:
+        self.at_gate.set()
         self.gate.wait()
         self.sends_left -= 1
         if self.sends_left < 0:

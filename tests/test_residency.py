@@ -264,7 +264,9 @@ def test_an_interrupt_while_copies_are_waited_for(model: Model, accelerator: Sim
     before, weights = state(model), Residency(model, accelerator)
     for wait in (weights.enter, weights.drop_staged):
         accelerator.gate.clear()
+        accelerator.at_gate.clear()
         weights.stage()
+        assert accelerator.at_gate.wait(10)
         timer = interrupted(0.1)
         with pytest.raises(KeyboardInterrupt):
             wait()
@@ -284,6 +286,7 @@ def test_copies_that_are_not_needed_stop(model: Model, accelerator: SimulatedAcc
     weights = Residency(model, accelerator)
     accelerator.gate.clear()
     weights.stage()
+    assert accelerator.at_gate.wait(10)
     threading.Timer(0.1, accelerator.gate.set).start()
     weights.drop_staged()
     sent = (1 << 30) - accelerator.sends_left

@@ -417,7 +417,7 @@ def test_an_exception_while_copies_are_made(
         def halfframe_expert_call(self, call: Any) -> None:
             self.calls += 1
             if self.calls == 3:
-                assert copying_threads()
+                assert device.at_gate.wait(10)
                 threading.Timer(0.1, device.gate.set).start()
                 raise error("injected")
 
