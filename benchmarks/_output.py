@@ -202,7 +202,7 @@ def _section(section: Section) -> list[str]:
             "run, solver steps likewise, the rest as it was; fewer steps from the baseline's run"
         )
     if section.offload:
-        lines.append("- no run is the first: experts start on the host, and a preloading variant has made a video")
+        lines.append("- no run is the first: experts start on the host")
     figures = comparison(section)
     if not figures:
         return lines

@@ -170,7 +170,7 @@ class Session:
         return left
 
     def estimate(self, variant: Variant, steps: int) -> float:
-        """Seconds that a run of `variant` should take, from single forwards; those before it in its block included."""
+        """Seconds that a run of `variant` should take, from single forwards."""
         section = self.section
         truncation = variant.enabling(section.truncation, section.steps, steps) or {}
         cut = (truncation.get("cfg_truncate_steps", 0), truncation.get("cfg_truncate_high_noise_steps", 0))
@@ -179,7 +179,7 @@ class Session:
         halved = section.alone[min(kept_counts(self._clip, [variant], steps, section.shift, section.solver))]
         baseline = section.trials[BASELINE.name].runs
         rest = baseline[0].rest if baseline else section.rest_guess
-        return (counts["high"] * halved + counts["low"] * full + rest) * (1 + _skipped(variant))
+        return counts["high"] * halved + counts["low"] * full + rest
 
     def _affordable(self, budget: float | None) -> int:
         section = self.section
@@ -213,7 +213,6 @@ class Session:
                 steps,
                 variant.enabling(section.truncation, section.steps, steps),
                 offload=section.offload,
-                skip=_skipped(variant),
             )
         except Exception as error:
             if self._group.size > 1 or variant is BASELINE:
@@ -246,8 +245,3 @@ class Session:
         """Seconds of `function` alone; it is called all the same if they are `known`, to warm up."""
         seconds = self._group.agree(alone(function, self._group, timed=known is None))
         return known if seconds is None and known is not None else float(seconds or 0.0)
-
-
-def _skipped(variant: Variant) -> int:
-    """Videos to be made in a variant's block before the one that is timed: preloading works from the second on."""
-    return 1 if variant.preload else 0

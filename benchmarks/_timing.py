@@ -78,7 +78,7 @@ class _Clocks:
 
 
 def measured(
-    host: Host, group: Group, clip: Clip, steps: int, options: dict[str, Any] | None, *, offload: bool, skip: int = 0
+    host: Host, group: Group, clip: Clip, steps: int, options: dict[str, Any] | None, *, offload: bool
 ) -> Timed:
     """Time a run, in a block of `halfframe.enabled` with `options` if they are given.
 
@@ -89,7 +89,6 @@ def measured(
         steps: solver steps.
         options: of ``halfframe.enabled``; None for a plain run.
         offload: whether upstream moves its experts.
-        skip: runs in the same block before the one that is timed.
 
     Raises:
         HalfframeError: the processes did not do the same.
@@ -101,10 +100,6 @@ def measured(
         start = time.perf_counter()
         enabled = None if options is None else stack.enter_context(halfframe.enabled(host.pipe, **options))
         enabling = time.perf_counter() - start
-        for _ in range(skip):
-            host.generate(clip, steps, offload)
-        clocks.seconds.clear()
-        clocks.forwards.clear()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         start = clock(device, True)

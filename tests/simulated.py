@@ -7,9 +7,11 @@ cannot be computed with.
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -20,8 +22,57 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from halfframe import pinning
+from halfframe.bounce import Copying, Ring, as_bytes
 from halfframe.hosts import placement
+
+
+class SimulatedLane:
+    """A stream that puts everything off for as long as it may.
+
+    A buffer is read no sooner than that is waited for, and copies have what was sent no sooner than they are met.
+
+    Args:
+        before_send: called before each piece is sent; may raise.
+    """
+
+    def __init__(self, before_send: Callable[[], None] = lambda: None) -> None:
+        self._before_send = before_send
+        self._targets: list[Tensor] = []
+        self._reading = _Reading()
+        self.wait = self._reading.read_all  # not a method: whoever keeps it must not keep the copies
+
+    def send(self, source: Tensor, target: Tensor) -> None:
+        assert source.dtype == target.dtype == torch.uint8
+        assert source.shape == target.shape == (source.numel(),)
+        self._before_send()
+        self._reading.sources.append(source)
+        self._targets.append(target)
+
+    def mark(self) -> Callable[[], None]:
+        return partial(self._reading.read, len(self._targets))
+
+    def meet(self, copies: Sequence[Tensor]) -> None:
+        self.wait()
+        with torch.inference_mode():
+            for target, data in zip(self._targets, self._reading.data, strict=True):
+                target.copy_(data)
+        self._targets.clear()
+
+
+class _Reading:
+    """What a lane's buffers held when they were read."""
+
+    def __init__(self) -> None:
+        self.sources: list[Tensor] = []
+        self.data: list[Tensor] = []
+        self._lock = threading.Lock()
+
+    def read(self, count: int) -> None:
+        with self._lock:
+            self.data += [source.clone() for source in self.sources[len(self.data) : count]]
+
+    def read_all(self) -> None:
+        self.read(len(self.sources))
 
 
 class SimulatedAccelerator:
@@ -31,10 +82,12 @@ class SimulatedAccelerator:
         log: what was asked for, in order.
         peak: most bytes in use at a time, activations included.
         activations: bytes that a forward takes per latent frame.
-        pins_left: so many more pins succeed.
-        locked: what is page-locked, bytes by address.
-        failed_unpins: how often memory was to be unlocked that is not locked.
         stage_fails: whether there is less room for copies aside than `room` says.
+        nothing_page_locked: why no host memory can be page-locked; empty if it can.
+        sends_left: so many more pieces can be copied aside.
+        gate: closed, copies aside come to a stand.
+        at_gate: whether any got that far.
+        ring: what copies go through.
     """
 
     def __init__(self, capacity: int = 1 << 40) -> None:
@@ -43,14 +96,15 @@ class SimulatedAccelerator:
         self.log: list[str] = []
         self.peak = 0
         self.activations = 0
-        self.pins_left = 1 << 30
         self.stage_fails = False
-        self.locked: dict[int, int] = {}
-        self.failed_unpins = 0
+        self.nothing_page_locked = ""
+        self.sends_left = 1 << 30
+        self.gate = threading.Event()
+        self.gate.set()
+        self.at_gate = threading.Event()
+        self.ring: Ring | None = None
         self._storages: list[tuple[StorageWeakRef, int]] = []
         self._most_activations = 0
-        self._in_flight = False
-        self._page_locked: list[Tensor] = []
 
     @property
     def in_use(self) -> int:
@@ -69,11 +123,14 @@ class SimulatedAccelerator:
             raise torch.cuda.OutOfMemoryError(f"simulated: {self.in_use} of {self.capacity} in use, {nbytes} asked for")
 
     def upload(self, host: Tensor) -> Tensor:
+        return self._memory_for(host).copy_(host)
+
+    def _memory_for(self, host: Tensor) -> Tensor:
         copy = torch.empty_like(host)
         nbytes = copy.untyped_storage().nbytes()
         self._take(nbytes)
         self._storages.append((StorageWeakRef(copy.untyped_storage()), nbytes))
-        return copy.copy_(host)
+        return copy
 
     def holds(self, tensor: Tensor) -> bool:
         storage = tensor.untyped_storage()._cdata
@@ -84,70 +141,66 @@ class SimulatedAccelerator:
 
     def copy(self, hosts: Sequence[Tensor]) -> Sequence[Tensor]:
         self.log.append("copy")
-        self._in_flight = True
-        return [self.upload(host) for host in hosts]
+        if self.nothing_page_locked:
+            return [self.upload(host) for host in hosts]
+        copies, lane = self._blank(hosts), SimulatedLane()
+        self._page_locked().send(hosts, copies, lane)
+        lane.meet(copies)
+        return copies
 
-    def page_locked(self, host: Tensor) -> Tensor:
-        self._page_locked.append(host.clone())
-        return self._page_locked[-1]
-
-    def copy_aside(self, hosts: Sequence[Tensor]) -> _Staged:
+    def copy_aside(self, hosts: Sequence[Tensor]) -> Copying:
         self.log.append("copy aside")
-        self._in_flight = True
-        for host in hosts:
-            start, end = host.data_ptr(), host.data_ptr() + host.numel() * host.element_size()
-            inside = [at for at, nbytes in self.locked.items() if at <= start and end <= at + nbytes]
-            pinned = any(host is tensor for tensor in self._page_locked)
-            assert inside or pinned, "a copy aside needs memory that is locked in one piece"
-        self._page_locked.clear()
-        copies = [self.upload(host) for host in hosts]
+        ring, copies = self._page_locked(), self._blank(hosts)
         if self.stage_fails:
             raise torch.cuda.OutOfMemoryError("simulated")
-        for copy in copies:
-            copy.fill_(float("nan")) if copy.is_floating_point() else copy.fill_(-1)
-        return _Staged(self, hosts, copies)
+        return _Logged(self.log, ring, SimulatedLane(self._before_send), hosts, copies)
 
-    def pin(self, address: int, nbytes: int) -> str:
-        assert address % mmap.PAGESIZE == nbytes % mmap.PAGESIZE == 0 < nbytes
-        assert all(address + nbytes <= at or at + size <= address for at, size in self.locked.items()), "locked twice"
-        self.pins_left -= 1
-        if self.pins_left < 0:
-            return "operation not supported"
-        self.locked[address] = nbytes
-        return ""
+    def _page_locked(self) -> Ring:
+        if self.nothing_page_locked:
+            raise RuntimeError(self.nothing_page_locked)
+        if self.ring is None:
+            self.ring = Ring([torch.zeros(5000, dtype=torch.uint8) for _ in range(3)])
+        return self.ring
 
-    def unpin(self, address: int) -> str:
-        assert not self._in_flight, "a copy may still be reading this memory"
-        if self.locked.pop(address, None) is None:
-            self.failed_unpins += 1
-            return "not registered"
-        return ""
+    def _blank(self, hosts: Sequence[Tensor]) -> list[Tensor]:
+        copies = [self.upload(host) if as_bytes(host) is None else self._memory_for(host) for host in hosts]
+        for host, copy in zip(hosts, copies, strict=True):
+            if as_bytes(host) is not None:
+                copy.fill_(float("nan")) if copy.is_floating_point() else copy.fill_(-1)
+        return copies
 
-    def synchronize(self) -> None:
-        self._in_flight = False
+    def _before_send(self) -> None:
+        self.at_gate.set()
+        self.gate.wait()
+        self.sends_left -= 1
+        if self.sends_left < 0:
+            raise RuntimeError("simulated: copying failed")
 
     def give_back(self) -> None:
         self.log.append("give back")
 
+    def close(self) -> None:
+        self.ring = None
 
-class _Staged:
-    def __init__(self, device: SimulatedAccelerator, hosts: Sequence[Tensor], copies: list[Tensor]) -> None:
-        self._device, self._hosts, self._copies = device, hosts, copies
+
+class _Logged(Copying):
+    def __init__(self, log: list[str], *args: Any) -> None:
+        super().__init__(*args)
+        self._log = log
 
     def join(self) -> Sequence[Tensor]:
-        self._device.log.append("join")
-        for copy, host in zip(self._copies, self._hosts, strict=True):
-            copy.copy_(host)
-        return self._copies
+        self._log.append("join")
+        return super().join()
 
 
-def own_pages(tensor: Tensor) -> Tensor:
-    """A copy of `tensor`, on pages of its own if it is larger than one, as large allocations are."""
-    nbytes = tensor.numel() * tensor.element_size()
-    if nbytes < mmap.PAGESIZE:
-        return tensor.clone()
-    memory = torch.frombuffer(mmap.mmap(-1, nbytes), dtype=tensor.dtype)
-    return memory.reshape(tensor.shape).copy_(tensor)
+def copying_threads() -> list[threading.Thread]:
+    """Threads that still copy, once those that are over had the time to end."""
+    for _ in range(200):
+        found = [thread for thread in threading.enumerate() if thread.name == "halfframe-copying"]
+        if not found:
+            break
+        time.sleep(0.01)
+    return found
 
 
 def put_on(pipe: Any, device: SimulatedAccelerator) -> None:
@@ -165,7 +218,7 @@ def put_on(pipe: Any, device: SimulatedAccelerator) -> None:
             if moving:
                 device.log.append(f"{short}: own copy {'in' if there else 'out'}")
             for parameter in moving:
-                parameter.data = device.upload(parameter.data) if there else own_pages(parameter.data)
+                parameter.data = device.upload(parameter.data) if there else parameter.data.clone()
             return model
 
         def to(self: Any, *args: Any, move: Any = move, cls: Any = cls, **kwargs: Any) -> Any:
@@ -184,8 +237,6 @@ def put_on(pipe: Any, device: SimulatedAccelerator) -> None:
             device.compute(x[0].shape[1])
             return cls.forward(self, x, *args, **kwargs)
 
-        for parameter in model.parameters():
-            parameter.data = own_pages(parameter.data)
         methods = {"to": to, "cpu": lambda self, move=move: move(self, False), "parameters": parameters}
         model.__class__ = type(cls.__name__, (cls,), {**methods, "forward": forward})
     pipe.device = device.device
@@ -221,8 +272,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedAccelerator]:
     """A simulated GPU with room for everything, which pipelines of device type ``cuda`` are preloaded to."""
     simulated = SimulatedAccelerator()
     monkeypatch.setattr(placement, "_accelerator_of", lambda _: simulated)
-    monkeypatch.setattr(pinning, "available_host_memory", lambda: 1 << 40)
-    monkeypatch.setattr(pinning, "OWN_PAGES", mmap.PAGESIZE)
     with simulated_cuda():
         yield simulated
-    assert not simulated.locked, "host memory is still locked"
+    assert simulated.ring is None, "host memory is still page-locked"
+    assert not copying_threads()

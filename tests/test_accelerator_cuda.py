@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import halfframe
+from halfframe import accelerator as accelerators
 from halfframe.accelerator import CudaAccelerator
-from halfframe.pinning import OWN_PAGES, pieces
+from halfframe.bounce import BUFFER_BYTES, BUFFERS, page_locked_ring
 from halfframe.residency import Residency
 from halfframe.testing import WanSizes, tiny_wan_t2v
+
+from .simulated import copying_threads
+from .test_bounce import bits, random
+from .test_residency import Model, state
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA GPU", allow_module_level=True)
 
-# Feed-forward matrices with pages of their own, the rest without: both ways of copying.
-SIZES = WanSizes(dim=2048, ffn_dim=8192, num_heads=16, num_layers=6)
+SIZES = WanSizes(dim=2048, ffn_dim=8192, num_heads=16, num_layers=6)  # 0.8 GiB an expert: each buffer is used thrice
 EXPERTS = ("high_noise_model", "low_noise_model")
 
 
@@ -44,6 +50,16 @@ def pipe() -> Iterator[Any]:
     for name in EXPERTS:
         getattr(pipe, name).cpu()
     yield pipe
+    torch.cuda.empty_cache()
+
+
+@pytest.fixture
+def accelerator() -> Iterator[CudaAccelerator]:
+    torch.cuda.empty_cache()
+    accelerator = CudaAccelerator(torch.device("cuda"))
+    yield accelerator
+    accelerator.close()
+    assert not copying_threads()
     torch.cuda.empty_cache()
 
 
@@ -79,33 +95,259 @@ def test_without_room_at_the_switch_and_no_more_memory_than_upstream(
     assert str(run.report.preload).startswith("at the switch: ")
 
 
-def test_copies_aside_while_kernels_run() -> None:
-    model = torch.nn.Sequential(*(torch.nn.Linear(4096, 4096) for _ in range(8))).requires_grad_(False)
-    x = torch.randn(64, 4096)
-    accelerator = CudaAccelerator(torch.device("cuda"))
-    weights = Residency(model, accelerator)
-    busy = torch.randn(8192, 8192, device=accelerator.device)
+def fail_in_the_thread(monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    """Sending fails beside the computation, after so many pieces."""
+    send, rest = accelerators._CudaLane.send, iter(range(left))
+
+    def failing(self: Any, source: Tensor, target: Tensor) -> None:
+        if threading.current_thread().name == "halfframe-copying" and next(rest, None) is None:
+            raise RuntimeError("injected")
+        send(self, source, target)
+
+    monkeypatch.setattr(accelerators._CudaLane, "send", failing)
+
+
+@pytest.mark.parametrize("trouble", ["buffers", "copying"])
+def test_copies_aside_that_fail_cost_nothing_but_the_overlap(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    def no_ring() -> Any:
+        raise RuntimeError("injected")
+
+    expected, before = generate(pipe), None
+    if trouble == "buffers":
+        monkeypatch.setattr(accelerators, "page_locked_ring", no_ring)
+    else:
+        fail_in_the_thread(monkeypatch, 20)
+    before = storages(pipe)
+    with (
+        halfframe.enabled(pipe, None, preload=True) as run,
+        pytest.warns(halfframe.HalfframeWarning, match="preload at the switch: injected"),
+    ):
+        assert torch.equal(generate(pipe), expected)
+    assert run.report is not None
+    assert run.report.preload == "at the switch: injected"
+    assert storages(pipe) == before
+    assert not copying_threads()
+
+
+def linears() -> nn.Sequential:
+    """2 GiB, in matrices of one buffer each and biases between them."""
+    return nn.Sequential(*(nn.Linear(4096, 4096) for _ in range(32))).requires_grad_(False)
+
+
+def test_copies_aside_while_kernels_run(accelerator: CudaAccelerator) -> None:
+    model, x = linears(), torch.randn(64, 4096, device=accelerator.device)
+    weights, busy = Residency(model, accelerator), torch.randn(8192, 8192, device=accelerator.device)
     assert weights.enter()
-    expected = model(x.to(accelerator.device))
+    expected = model(x)
     assert weights.leave()
-    assert weights.pin(1 << 40) == ""
-    for _ in range(5):
-        for _ in range(20):
+    for n in range(5):
+        for _ in range(200):
             busy = (busy @ busy).clamp(-1, 1)
-        assert weights.stage() == ""
+        weights.stage()
+        assert weights.trouble == ""
+        if n == 0:
+            assert weights._staged is not None
+            weights._staged[1]._over.wait()  # type: ignore[attr-defined]
+            accelerator._aside.synchronize()
+            assert not torch.cuda.current_stream().query()  # all copied, and the kernels still run
         assert weights.enter()
-        assert torch.equal(model(x.to(accelerator.device)), expected)
+        assert weights.aside
+        copies = [parameter.data for parameter in model.parameters()]
+        seen = model(x)
         assert weights.leave()
-    weights.unpin()
+        accelerator.give_back()
+        for parameter, copy in zip(model.parameters(), copies, strict=True):
+            assert torch.equal(copy.cpu(), parameter.data)
+        assert torch.equal(seen, expected)
 
 
-def test_memory_that_is_locked_already_is_told_of_and_forgotten() -> None:
-    accelerator = CudaAccelerator(torch.device("cuda"))
-    held = torch.zeros(OWN_PAGES // 4)
-    [(address, nbytes)] = pieces([held])
-    assert accelerator.pin(address, nbytes) == ""
-    assert accelerator.pin(address, nbytes) != ""
-    assert float(torch.ones(3, device=accelerator.device).sum()) == 3  # the error is not told to another kernel
-    assert accelerator.unpin(address) == ""
-    assert accelerator.unpin(address) != ""
-    assert float(torch.ones(3, device=accelerator.device).sum()) == 3
+def test_copies_in_the_middle_of_other_work(accelerator: CudaAccelerator) -> None:
+    """Let go as soon as kernels that read them were launched, over and over: memory is not used again too early."""
+    model, x = linears()[:8], torch.randn(4096, 4096, device=accelerator.device)
+    weights = Residency(model, accelerator)
+    assert weights.enter()
+    expected = model(x)
+    assert weights.leave()
+    results = []
+    for n in range(20):
+        if n % 2:
+            weights.stage()
+        assert weights.enter()
+        assert weights.aside == bool(n % 2)
+        results.append(model(x))
+        assert weights.leave()
+    assert all(torch.equal(result, expected) for result in results)
+
+
+def all_kinds(folder: Path) -> list[Tensor]:
+    """Host tensors of every kind that is copied in a way of its own."""
+    mapped = folder / "weights"
+    random((30_001,), torch.uint8).numpy().tofile(mapped)
+    file = torch.from_file(str(mapped), shared=False, size=30_001, dtype=torch.uint8)
+    matrix = random((300, 500), torch.float32)
+    dtypes = [torch.bool, torch.int8, torch.int64, torch.float16, torch.bfloat16, torch.float64, torch.complex64]
+    return [
+        torch.tensor(1.5),
+        torch.empty(0, 3),
+        *(random((7, 3), dtype) for dtype in dtypes),
+        random((5 * BUFFER_BYTES + 7,), torch.uint8),
+        random((BUFFER_BYTES,), torch.uint8),
+        random((3, 5), torch.bfloat16).t(),
+        random((4, 5, 6, 7), torch.float16).to(memory_format=torch.channels_last),
+        matrix,
+        matrix.t(),
+        matrix[3:9],
+        matrix[:, 2:9],
+        matrix[:, ::2].t(),
+        matrix[:1].expand(4, 500),
+        random((9,), torch.complex64).conj(),
+        file,
+        file[1:29_997].view(torch.int32),
+        random((2_000_003,), torch.float32).pin_memory(),
+        random((70, 50), torch.float32).pin_memory()[:, :20],
+    ]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("inference", [False, True])
+def test_what_is_copied_is_what_to_gives(
+    accelerator: CudaAccelerator, tmp_path: Path, ahead: bool, inference: bool
+) -> None:
+    hosts = all_kinds(tmp_path)
+
+    def copied() -> Sequence[Tensor]:
+        if not ahead:
+            return accelerator.copy(hosts)
+        staged = accelerator.copy_aside(hosts)
+        staged.begin()
+        return staged.join()
+
+    for _ in range(3):
+        with torch.inference_mode(inference):
+            copies = copied()
+        for host, copy in zip(hosts, copies, strict=True):
+            wanted = host.to(accelerator.device)
+            assert (copy.dtype, copy.shape, copy.stride()) == (wanted.dtype, wanted.shape, wanted.stride())
+            assert (copy.device, copy.is_inference()) == (accelerator.device, inference)
+            assert torch.equal(bits(copy.cpu().resolve_conj()), bits(host.resolve_conj()))
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_weights_in_every_relation_to_each_others_memory(accelerator: CudaAccelerator, ahead: bool) -> None:
+    model, x = Model(), torch.randn(2, 40)
+    before, expected = state(model), model(x)
+    weights = Residency(model, accelerator)
+    for _ in range(3):
+        if ahead:
+            weights.stage()
+        assert weights.enter()
+        assert weights.aside == ahead
+        assert model.first.weight.data.data_ptr() == model.same_memory.data.data_ptr()
+        torch.testing.assert_close(model(x.to(accelerator.device)).cpu(), expected)
+        assert weights.leave()
+        assert state(model) == before
+
+
+def test_without_page_locked_memory_copies_are_plain(
+    accelerator: CudaAccelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halfframe.bounce._available_host_memory", lambda: BUFFERS * BUFFER_BYTES - 1)
+    hosts = all_kinds(tmp_path)
+    for host, copy in zip(hosts, accelerator.copy(hosts), strict=True):
+        assert torch.equal(bits(copy.cpu().resolve_conj()), bits(host.resolve_conj()))
+    with pytest.raises(RuntimeError, match="255 MiB of host memory are available, 256 are needed"):
+        accelerator.copy_aside(hosts)
+
+
+def test_buffers_are_page_locked() -> None:
+    assert all(buffer.is_pinned() for buffer in page_locked_ring()._buffers)
+
+
+def test_copies_aside_that_find_no_room_leave_nothing(accelerator: CudaAccelerator) -> None:
+    model = linears()
+    weights = Residency(model, accelerator)
+    used, total = torch.cuda.memory_allocated(), torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + weights.nbytes // 2) / total)
+    try:
+        weights.stage()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert weights.trouble.startswith("OutOfMemoryError: CUDA out of memory")
+    assert torch.cuda.memory_allocated() == used
+    weights.stage()
+    assert weights.enter()
+    assert weights.aside
+
+
+@pytest.mark.parametrize("after", [0, 1, 30])
+def test_copies_aside_that_fail_are_made_again(
+    accelerator: CudaAccelerator, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Without ever taking the memory of two experts."""
+    model, x = linears(), torch.randn(64, 4096, device=accelerator.device)
+    weights = Residency(model, accelerator)
+    assert weights.enter()
+    expected = model(x)
+    assert weights.leave()
+    torch.cuda.reset_peak_memory_stats()
+    used = torch.cuda.memory_allocated()
+    with monkeypatch.context() as patch:
+        fail_in_the_thread(patch, after)
+        weights.stage()
+        assert weights.enter()
+    assert (weights.aside, weights.trouble) == (False, "injected")
+    assert torch.cuda.max_memory_allocated() - used < 1.1 * weights.nbytes
+    assert torch.equal(model(x), expected)
+    assert weights.leave()
+    weights.trouble = ""
+    weights.stage()
+    assert weights.enter()
+    assert (weights.aside, weights.trouble) == (True, "")
+    assert torch.equal(model(x), expected)
+
+
+def test_copies_that_are_not_needed_stop(accelerator: CudaAccelerator) -> None:
+    model, x = linears(), torch.randn(64, 4096, device=accelerator.device)
+    weights, busy = Residency(model, accelerator), torch.randn(8192, 8192, device=accelerator.device)
+    assert weights.enter()
+    expected = model(x)
+    assert weights.leave()
+    for _ in range(3):
+        used = torch.cuda.memory_allocated()
+        for _ in range(20):
+            busy.copy_((busy @ busy).clamp(-1, 1))
+        weights.stage()
+        weights.drop_staged()
+        assert not copying_threads()
+        assert torch.cuda.memory_allocated() <= used
+        assert weights.enter()
+        assert not weights.aside
+        assert torch.equal(model(x), expected)
+        assert weights.leave()
+
+
+def test_two_accelerators_in_two_threads() -> None:
+    wrong: list[int] = []
+    models = [linears()[:8] for _ in range(2)]
+
+    def work(model: nn.Module) -> None:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            mine = CudaAccelerator(torch.device("cuda", 0))
+            weights, expected = Residency(model, mine), [parameter.data for parameter in model.parameters()]
+            for n in range(10):
+                if n % 3:
+                    weights.stage()
+                weights.enter()
+                seen = [parameter.data.cpu() for parameter in model.parameters()]
+                weights.leave()
+                if weights.trouble or not all(map(torch.equal, seen, expected)):
+                    wrong.append(n)
+
+    threads = [threading.Thread(target=work, args=(model,)) for model in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from halfframe import pinning, residency
-from halfframe.pinning import PinnedPieces, available_host_memory, pieces
+from halfframe import residency
 from halfframe.residency import Residency, why_not
 
-from .simulated import SimulatedAccelerator, own_pages
-
-PAGE = mmap.PAGESIZE
+from .simulated import SimulatedAccelerator, copying_threads
 
 
 class Model(nn.Module):
@@ -32,24 +31,26 @@ class Model(nn.Module):
         self.slice_of_a_file = nn.Parameter(torch.randn(100_000)[20_000:30_000].view(100, 100))
         self.register_buffer("table", torch.arange(7), persistent=False)
         self.register_buffer("absent", None)
+        self.register_buffer("with_gaps", torch.randn(7, 2)[:, 0])
+        self.register_buffer("scalar", torch.tensor(3.0))
         self.empty = nn.Parameter(torch.empty(0, 3))
         self.requires_grad_(False)
-        own = own_pages(self.first.weight.data)
-        self.first.weight.data, self.same_memory.data, self.transposed.data = own, own, own.t()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.same_object(self.first(x)) @ self.transposed @ self.same_memory
-        return x[:, :7] * self.table + self.slice_of_a_file.sum()
+        return x[:, :7] * self.table + self.slice_of_a_file.sum() * self.with_gaps * self.scalar
 
 
-UNIQUE_BYTES = 4 * (1600 + 40 + 40 + 1600 + 10_000) + 8 * 7  # weight, two biases, its transpose, slice, table
+# Weight, two biases, its transpose, slice, two buffers; table.
+UNIQUE_BYTES = 4 * (1600 + 40 + 40 + 1600 + 10_000 + 7 + 1) + 8 * 7
 
 
 @pytest.fixture
-def accelerator(monkeypatch: pytest.MonkeyPatch) -> SimulatedAccelerator:
-    monkeypatch.setattr(pinning, "available_host_memory", lambda: 1 << 40)
-    monkeypatch.setattr(pinning, "OWN_PAGES", PAGE)
-    return SimulatedAccelerator()
+def accelerator() -> Iterator[SimulatedAccelerator]:
+    simulated = SimulatedAccelerator()
+    yield simulated
+    simulated.gate.set()
+    assert not copying_threads()
 
 
 @pytest.fixture
@@ -86,8 +87,8 @@ def test_there_and_back(model: Model, accelerator: SimulatedAccelerator, ahead: 
     weights = Residency(model, accelerator)
     for _ in range(3):
         if ahead:
-            assert weights.pin(1 << 40) == ""
-            assert weights.stage() == ""
+            weights.stage()
+            assert weights.trouble == ""
         assert weights.on_host
         assert weights.enter()
         assert weights.aside == ahead
@@ -98,8 +99,21 @@ def test_there_and_back(model: Model, accelerator: SimulatedAccelerator, ahead: 
         assert weights.leave()
         assert state(model) == before
         assert accelerator.in_use == 0
-    weights.unpin()
-    assert not accelerator.locked
+
+
+def test_in_inference_mode_and_out_of_it(model: Model, accelerator: SimulatedAccelerator) -> None:
+    """Copies are tensors of the mode that they are asked for in; the thread that fills them has a mode of its own."""
+    before, x = state(model), torch.randn(2, 40)
+    expected = model(x)
+    weights = Residency(model, accelerator)
+    for inference in (True, False, True):
+        with torch.inference_mode(inference):
+            weights.stage()
+            assert weights.enter()
+            assert weights.aside
+            assert torch.equal(model(x), expected)
+            assert weights.leave()
+        assert state(model) == before
 
 
 def test_weights_that_share_memory_share_a_copy(model: Model, accelerator: SimulatedAccelerator) -> None:
@@ -184,27 +198,103 @@ def test_copies_of_weights_that_were_exchanged_since_are_not_used(
     model: Model, accelerator: SimulatedAccelerator
 ) -> None:
     weights = Residency(model, accelerator)
-    weights.pin(1 << 40)
     weights.stage()
     model.first.bias.data = torch.full((40,), 3.0)
     assert weights.enter()
     assert not weights.aside
+    assert weights.trouble == "the weights were exchanged after it had begun to come in"
     assert torch.equal(model.first.bias, torch.full((40,), 3.0))
     assert accelerator.in_use == UNIQUE_BYTES
-    weights.leave()
-    weights.pin(1 << 40)  # of what is there now
-    weights.unpin()
 
 
-def test_copies_aside_that_find_no_room_leave_nothing(model: Model, accelerator: SimulatedAccelerator) -> None:
+@pytest.mark.parametrize("trouble", ["room", "buffers", "thread"])
+def test_copies_aside_that_cannot_begin_leave_nothing(
+    model: Model, accelerator: SimulatedAccelerator, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
     weights = Residency(model, accelerator)
-    weights.pin(1 << 40)
-    accelerator.stage_fails = True
-    assert weights.stage() == "OutOfMemoryError: simulated"
+    if trouble == "room":
+        accelerator.stage_fails, reason = True, "OutOfMemoryError: simulated"
+    elif trouble == "buffers":
+        accelerator.nothing_page_locked = reason = "operation not supported"
+    else:
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        reason = "can't start new thread"
+    weights.stage()
+    assert weights.trouble == reason
     assert not weights.staged
     assert accelerator.in_use == 0
     assert accelerator.log[-1] == "give back"
-    weights.unpin()
+    assert weights.enter()
+    assert not weights.aside
+
+
+@pytest.mark.parametrize("n", range(12))
+def test_copies_aside_that_fail_are_made_again(model: Model, accelerator: SimulatedAccelerator, n: int) -> None:
+    """Wherever it fails, nothing of the first try takes memory any more when the second one begins."""
+    before, x = state(model), torch.randn(2, 40)
+    expected = model(x)
+    accelerator.capacity, accelerator.sends_left = UNIQUE_BYTES, n
+    weights = Residency(model, accelerator)
+    weights.stage()
+    assert weights.enter()
+    assert (weights.aside, weights.trouble) == (False, "simulated: copying failed")
+    assert torch.equal(model(x), expected)
+    assert weights.leave()
+    assert state(model) == before
+    accelerator.sends_left, weights.trouble = 1 << 30, ""
+    weights.stage()
+    assert weights.enter()
+    assert (weights.aside, weights.trouble) == (True, "")
+    assert torch.equal(model(x), expected)
+
+
+def interrupted(seconds: float) -> threading.Timer:
+    """Interrupt the main thread in so many seconds, as Ctrl-C does."""
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(seconds, signal.pthread_kill, (main, signal.SIGINT))
+    timer.start()
+    return timer
+
+
+def test_an_interrupt_while_copies_are_waited_for(model: Model, accelerator: SimulatedAccelerator) -> None:
+    before, weights = state(model), Residency(model, accelerator)
+    for wait in (weights.enter, weights.drop_staged):
+        accelerator.gate.clear()
+        accelerator.at_gate.clear()
+        weights.stage()
+        assert accelerator.at_gate.wait(10)
+        timer = interrupted(0.1)
+        with pytest.raises(KeyboardInterrupt):
+            wait()
+        timer.join()
+        assert weights.staged  # not lost
+        assert state(model) == before
+        accelerator.gate.set()
+        weights.drop_staged()
+        assert not copying_threads()
+        assert accelerator.in_use == 0
+    weights.stage()
+    assert weights.enter()
+    assert weights.aside
+
+
+def test_copies_that_are_not_needed_stop(model: Model, accelerator: SimulatedAccelerator) -> None:
+    weights = Residency(model, accelerator)
+    accelerator.gate.clear()
+    weights.stage()
+    assert accelerator.at_gate.wait(10)
+    threading.Timer(0.1, accelerator.gate.set).start()
+    weights.drop_staged()
+    sent = (1 << 30) - accelerator.sends_left
+    assert not copying_threads()
+    assert sent == (1 << 30) - accelerator.sends_left < 5  # what goes into one buffer, of eleven
+    assert accelerator.in_use == 0
+    assert weights.enter()
+    weights.leave()
 
 
 class FullyShardedDataParallel(nn.Module):
@@ -247,93 +337,3 @@ def test_fsdp2_is_recognised(tmp_path: Path) -> None:
         assert "sharded by FSDP" in why_not(fsdp.fully_shard(nn.Linear(4, 4), mesh=mesh))
     finally:
         distributed.destroy_process_group()
-
-
-def large(*counts: int) -> list[Tensor]:
-    return [own_pages(torch.zeros(count)) for count in counts]
-
-
-@pytest.mark.usefixtures("accelerator")
-def test_pieces_are_whole_pages_that_hold_each_large_tensor_once() -> None:
-    tensors = large(1024, 1025, 5000, 3 * 1024)
-    views = [tensors[2][7:9], tensors[2].view(50, 100).t()]
-    small = torch.zeros(3)
-    found = pieces([*tensors, *views, small])
-    assert len(found) == len(tensors)
-    for tensor in (*tensors, *views):
-        start = tensor.data_ptr()
-        assert sum(at <= start and start + 4 * tensor.numel() <= at + nbytes for at, nbytes in found) == 1
-    assert all(at % PAGE == nbytes % PAGE == 0 for at, nbytes in found)
-    assert sum(nbytes for _, nbytes in found) == PAGE * (1 + 2 + 5 + 3)
-    assert pieces([small]) == []
-
-
-def test_locking_goes_on_piece_by_piece(accelerator: SimulatedAccelerator) -> None:
-    locked = PinnedPieces(large(1024, 1024, 1024, 1024, 1024), accelerator)
-    seen = []
-    while not locked.complete:
-        assert locked.advance(2 * PAGE) == ""
-        seen.append(len(accelerator.locked))
-    assert seen == [2, 4, 5]
-    accelerator.copy([torch.zeros(1)])  # may still be reading; the simulation refuses to unlock then
-    locked.close()
-    assert not accelerator.locked
-    locked.close()
-    assert accelerator.failed_unpins == 0
-
-
-def test_locking_that_fails_midway_unlocks_all_and_stays_failed(accelerator: SimulatedAccelerator) -> None:
-    accelerator.pins_left = 2
-    locked = PinnedPieces(large(1024, 1024, 1024), accelerator)
-    assert "of host memory failed: operation not supported" in locked.advance(1 << 40)
-    assert (accelerator.locked, accelerator.failed_unpins) == ({}, 0)
-    accelerator.pins_left = 9
-    assert "failed" in locked.advance(1 << 40)
-    assert not locked.complete
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "reason"),
-    [
-        ("HOST_RESERVE", 1 << 41, r"1024.0 GiB of host memory is available, 2048.0 are needed"),
-        ("PIECE", 2 * PAGE, r"of weights are one allocation, as where a checkpoint file is mapped"),
-        ("OWN_PAGES", 1 << 30, r"of weights are in allocations too small to be page-locked"),
-    ],
-)
-def test_what_is_not_locked(
-    accelerator: SimulatedAccelerator, monkeypatch: pytest.MonkeyPatch, name: str, value: int, reason: str
-) -> None:
-    tensors = large(3 * 1024)
-    if name == "OWN_PAGES":
-        monkeypatch.setattr(pinning, "PIECE", 2 * PAGE)
-    monkeypatch.setattr(pinning, name, value)
-    locked = PinnedPieces(tensors, accelerator)
-    assert reason in locked.advance(1 << 40)
-    assert not locked.complete
-    assert not accelerator.locked
-
-
-def test_memory_is_needed_beside_the_reserve(accelerator: SimulatedAccelerator, monkeypatch: Any) -> None:
-    tensors = large(3 * 1024)
-    for available, refused in (
-        (pinning.HOST_RESERVE + 3 * PAGE - 1, True),
-        (pinning.HOST_RESERVE + 3 * PAGE, False),
-    ):
-        monkeypatch.setattr(pinning, "available_host_memory", lambda available=available: available)
-        locked = PinnedPieces(tensors, accelerator)
-        assert bool(locked.advance(1 << 40)) == refused
-        locked.close()
-
-
-def test_host_memory_as_the_system_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lines(text: str) -> None:
-        monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
-
-    lines("MemTotal: 99 kB\nMemFree: 3 kB\nMemAvailable:   12 kB\nBuffers: 1 kB\n")
-    assert available_host_memory() == 12 * 1024
-    lines("MemTotal: 99 kB\n")
-    sizes = {"SC_AVPHYS_PAGES": 5, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr("os.sysconf", lambda name: sizes[name])
-    assert available_host_memory() == 5 * 4096
-    monkeypatch.delattr("os.sysconf")
-    assert available_host_memory() == 0

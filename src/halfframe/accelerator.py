@@ -1,25 +1,45 @@
 """The one seam to a GPU's memory and streams; all that is decided above it also runs on a simulated device.
 
-`CudaAccelerator` has been tested in its parts that need no GPU only, and has not been timed on one yet.
+`CudaAccelerator` is still to be confirmed, and timed, on a GPU; `halfframe.bounce`, its larger part, is tested without.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from halfframe.bounce import Copying, Ring, as_bytes, page_locked_ring
 
 __all__ = ["Accelerator", "CudaAccelerator", "StagedCopies"]
 
 
 class StagedCopies(Protocol):
-    """Copies that are being made beside the computation; not to be read before they were joined."""
+    """Copies that are made beside the computation; not to be read before they were joined."""
+
+    def begin(self) -> None:
+        """Have them made, in a thread of their own.
+
+        Raises:
+            RuntimeError: there can be no thread.
+        """
+        ...
 
     def join(self) -> Sequence[Tensor]:
-        """The copies; whatever the calling thread's stream is given from here on waits for them. Does not block."""
+        """The copies; whatever the calling thread's stream is given from here on waits for them.
+
+        Blocks until all of them are on their way, not until they are made.
+
+        Raises:
+            RuntimeError: not all of them could be made.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Let go of copies that are not to be joined, begun or not; nothing reads their hosts any more then."""
         ...
 
 
@@ -44,33 +64,20 @@ class Accelerator(Protocol):
         """Copies of `hosts` on the device, in order with the calling thread's stream."""
         ...
 
-    def page_locked(self, host: Tensor) -> Tensor:
-        """A copy of `host` in page-locked memory."""
-        ...
-
     def copy_aside(self, hosts: Sequence[Tensor]) -> StagedCopies:
-        """The same beside the calling thread's stream; `hosts` must be page-locked, and must not be freed
-        before the copies are made unless they are `page_locked`.
+        """The same beside the calling thread's stream: memory for copies that `StagedCopies.begin` has made.
 
         Raises:
             RuntimeError: there was less room than that, for instance; nothing is kept.
         """
         ...
 
-    def pin(self, address: int, nbytes: int) -> str:
-        """Page-lock whole pages of host memory; returns why not, empty if done."""
-        ...
-
-    def unpin(self, address: int) -> str:
-        """Unlock what was locked at `address`; returns why not, empty if done."""
-        ...
-
-    def synchronize(self) -> None:
-        """Wait until every copy has been made."""
-        ...
-
     def give_back(self) -> None:
         """Return freed memory to the driver."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the host memory that copies go through."""
         ...
 
 
@@ -85,6 +92,7 @@ class CudaAccelerator:
         index = torch.cuda.current_device() if device.index is None else device.index
         self.device = torch.device("cuda", index)
         self._aside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        self._ring: Ring | None = None
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether `tensor` lies on this device."""
@@ -101,62 +109,67 @@ class CudaAccelerator:
         return free - max(0, growth)
 
     def copy(self, hosts: Sequence[Tensor]) -> Sequence[Tensor]:
-        """In stream order, so nothing more is to be waited for; asynchronous where `hosts` are page-locked."""
-        return [host.to(self.device, non_blocking=True) for host in hosts]
-
-    def page_locked(self, host: Tensor) -> Tensor:
-        """From PyTorch's own pinned memory, which is not used again before copies from it are made."""
-        return host.pin_memory()
+        """By way of page-locked memory; plainly if that fails."""
+        with contextlib.suppress(RuntimeError):
+            return self._bounced(hosts)
+        return [host.to(self.device) for host in hosts]
 
     def copy_aside(self, hosts: Sequence[Tensor]) -> StagedCopies:
-        """On a stream of its own, from memory of that stream's pool.
+        """On a stream of its own, by way of page-locked memory, into memory of that stream's pool.
 
         Such memory comes from the driver, as `room` counted it, and not from the cache that the activations need; nor
         does a copy into it have to wait for kernels that read what lay there before.
         """
+        ring = self._page_locked()
         with torch.cuda.stream(self._aside):
-            copies = [host.to(self.device, non_blocking=True) for host in hosts]
-            return _CudaStaged(copies, self._aside.record_event(), self.device)
-
-    def pin(self, address: int, nbytes: int) -> str:
-        """``cudaHostRegister``; releases the GIL meanwhile."""
-        with torch.cuda.device(self.device):
-            return self._told(_cudart().cudaHostRegister(address, nbytes, 0))
-
-    def unpin(self, address: int) -> str:
-        """``cudaHostUnregister``."""
-        with torch.cuda.device(self.device):
-            return self._told(_cudart().cudaHostUnregister(address))
-
-    def synchronize(self) -> None:
-        """Wait for the whole device."""
-        torch.cuda.synchronize(self.device)
+            return Copying(ring, _CudaLane(self._aside), hosts, self._memory_for(hosts))
 
     def give_back(self) -> None:
         """Empty the caching allocator's cache, of all its streams."""
         torch.cuda.empty_cache()
 
-    def _told(self, code: Any) -> str:
-        if int(code) == 0:
-            return ""
-        with contextlib.suppress(RuntimeError):
-            torch.ones(1, device=self.device)  # the runtime keeps the error and tells it to the next kernel: this one
-        return str(_cudart().cudaGetErrorString(code))
+    def close(self) -> None:
+        """Hand the page-locked memory back to PyTorch, which does not use it again before copies from it are made."""
+        self._ring = None
+
+    def _bounced(self, hosts: Sequence[Tensor]) -> Sequence[Tensor]:
+        ring, copies = self._page_locked(), self._memory_for(hosts)
+        ring.send(hosts, copies, _CudaLane(torch.cuda.current_stream(self.device)))
+        return copies
+
+    def _page_locked(self) -> Ring:
+        if self._ring is None:
+            self._ring = page_locked_ring()
+        return self._ring
+
+    def _memory_for(self, hosts: Sequence[Tensor]) -> list[Tensor]:
+        """What copies go into, of the current stream's pool; copies already, of tensors that the ring leaves out."""
+        return [
+            host.to(self.device) if as_bytes(host) is None else torch.empty_like(host, device=self.device)
+            for host in hosts
+        ]
 
 
-def _cudart() -> Any:
-    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
+class _CudaLane:
+    """A stream as a `Lane`, for any thread."""
 
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
 
-class _CudaStaged:
-    def __init__(self, copies: list[Tensor], made: torch.cuda.Event, device: torch.device) -> None:
-        self._copies = copies
-        self._made = made
-        self._device = device
+    def send(self, source: Tensor, target: Tensor) -> None:
+        with torch.cuda.stream(self._stream):
+            target.copy_(source, non_blocking=True)
 
-    def join(self) -> Sequence[Tensor]:
-        compute = torch.cuda.current_stream(self._device)
-        compute.wait_event(self._made)
-        for copy in self._copies:  # their memory is the other stream's: it must not go back while kernels here read it
+    def mark(self) -> Callable[[], None]:
+        made = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # whoever waits for it sleeps
+        made.record(self._stream)
+        return made.synchronize
+
+    def wait(self) -> None:
+        self._stream.synchronize()
+
+    def meet(self, copies: Sequence[Tensor]) -> None:
+        compute = torch.cuda.current_stream(self._stream.device)
+        compute.wait_stream(self._stream)
+        for copy in copies:  # their memory is the other stream's: it must not go back while kernels here read it
             copy.record_stream(compute)
-        return self._copies

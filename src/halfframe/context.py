@@ -195,13 +195,13 @@ def enabled(
         measure: time every forward of the experts, synchronising the device; `Report` then has seconds per expert.
         tflops: sustained rate of the device in 1e12 operations per second, to have the report predict seconds.
         preload: keep both experts' weights on the host, so that an expert leaves the GPU without being copied back, and
-            bring the low-noise one in while the last high-noise forwards run. Same video. For ``WanT2V`` and
+            bring the low-noise one in while high-noise forwards still run. Same video. For ``WanT2V`` and
             ``WanI2V`` where they move their experts (``offload_model=True``, or built with ``init_on_cpu=True``). Both
             experts are resident only if, with the low-noise one, `halfframe.preload.GPU_RESERVE` of GPU memory stays
             free, measured after a high-noise forward as large as any to come; else it comes in at the switch, as
-            upstream's. Host memory is page-locked if `halfframe.pinning.HOST_RESERVE` beyond it is available. Not for
-            experts under FSDP: a warning says so, and the run goes on without. Weights must not change during a run.
-            Tested with a simulated device only, not yet timed on a GPU.
+            upstream's. Either way it goes through 256 MiB of page-locked host memory; without that, plainly and at the
+            switch, with a warning. Not for experts under FSDP: a warning says so, and the run goes on without. Weights
+            must not change during a run. Tested with a simulated device; still to be confirmed and timed on a GPU.
         preset: ``"faithful"``, ``"balanced"`` or ``"fast"`` in place of a strategy and its options, see
             `halfframe.presets`.
         plugins: objects with `halfframe.hookimpl` functions, for this block, beside the installed ones.

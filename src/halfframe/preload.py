@@ -1,14 +1,14 @@
 """The expert switch without copying back: when the low-noise expert's weights are brought in, and from what memory.
 
 Host copies of both experts stay. The expert that leaves is pointed back at its own, which copies nothing; the low-noise
-expert streams in while high-noise forwards still run, if there is room for both, else at the switch.
+expert streams in while high-noise forwards still run, if there is room for both, else at the switch. Either way it goes
+through a few page-locked buffers, see `halfframe.bounce`.
 
-Tested with a simulated device only, and not yet timed on a GPU.
+Tested with a simulated device; still to be confirmed, and timed, on a GPU.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,12 +18,10 @@ from halfframe.accelerator import Accelerator
 from halfframe.residency import Residency
 from halfframe.strategies.base import Expert, Step
 
-__all__ = ["GPU_RESERVE", "PIN_PER_FORWARD", "Outcome", "Preload"]
+__all__ = ["GPU_RESERVE", "Outcome", "Preload"]
 
 GPU_RESERVE = 2 << 30
 """Bytes of device memory that stay free when both experts are resident."""
-PIN_PER_FORWARD = 4 << 30
-"""About how many bytes are page-locked after each forward, while the device works on what it was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +40,10 @@ class Outcome:
 class Preload:
     """Both experts' weights, for as long as the pipeline is enabled.
 
-    The rule for overlapping: the low-noise expert is staged after a high-noise forward, once its host tensors are
-    page-locked, if no later high-noise step computes more frames than those so far (so the memory that they take is
-    known) and `Accelerator.room` is at least its bytes and `GPU_RESERVE`. Otherwise it comes in at the switch, where
-    the high-noise expert has left: device memory is then never above the host's own.
-
-    Page-locking takes time that only waiting for the device hides, so it goes on in parts after each forward. The
-    high-noise expert, which comes in when a run begins, is locked from an enabled pipeline's second run on.
+    The rule for overlapping: the low-noise expert is staged after a high-noise forward, if no later high-noise step
+    computes more frames than those so far (so the memory that they take is known) and `Accelerator.room` is at least
+    its bytes and `GPU_RESERVE`. Otherwise, and if staging fails, it comes in at the switch, where the high-noise expert
+    has left: device memory is then never above the host's own.
 
     Weights must not be changed while a run goes on: what is changed on the device is lost.
     """
@@ -56,10 +51,8 @@ class Preload:
     def __init__(self, experts: Mapping[Expert, Module], accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self._residencies = {expert: Residency(module, accelerator) for expert, module in experts.items()}
-        self._runs = 0
         self._seen: set[Expert] = set()
         self._why = ""
-        self._trouble = ""
         self._outcome: Outcome | None = None
 
     def serves(self, experts: Mapping[Expert, Module]) -> bool:
@@ -68,11 +61,11 @@ class Preload:
 
     def begin(self) -> None:
         """A run begins."""
-        self._runs += 1
         self._seen.clear()
         self._why = "no forward of the high-noise expert ended in time"
-        self._trouble = ""
         self._outcome = None
+        for residency in self._residencies.values():
+            residency.trouble = ""
 
     def enter(self, expert: Expert) -> bool:
         """Bring `expert` to the device; False if that is left to its own `to`."""
@@ -80,7 +73,8 @@ class Preload:
         if not residency.enter():
             return False
         if expert == "low" and "high" in self._seen and self._outcome is None:
-            at_the_switch = Outcome(f"at the switch: {self._trouble or self._why}", warn=bool(self._trouble))
+            trouble = residency.trouble
+            at_the_switch = Outcome(f"at the switch: {trouble or self._why}", warn=bool(trouble))
             self._outcome = Outcome("overlapped") if residency.aside else at_the_switch
         return True
 
@@ -98,20 +92,15 @@ class Preload:
     def after_forward(self, step: Step, at_its_largest: bool) -> None:
         """A forward of `step` was launched; `at_its_largest`: no later step of its expert computes more frames."""
         self._seen.add(step.expert)
-        high, low = self._residencies["high"], self._residencies["low"]
-        if step.expert == "low":
-            if self._runs > 1 and high.on_host:
-                high.pin(PIN_PER_FORWARD)
-        elif step.expert_steps < step.num_steps and not (low.staged or self._trouble) and low.on_host:
-            last = step.expert_index + 1 == step.expert_steps
-            self._trouble = low.pin(sys.maxsize if last else PIN_PER_FORWARD)
+        low = self._residencies["low"]
+        if step.expert == "low" or step.expert_steps == step.num_steps:
+            return
+        if not (low.staged or low.trouble) and low.on_host:
             self._why = self._why_not_now(low, at_its_largest)
             if not self._why:
-                self._trouble = low.stage()
+                low.stage()
 
     def _why_not_now(self, low: Residency, at_its_largest: bool) -> str:
-        if not low.pinned:
-            return "its host memory is not page-locked yet"
         if not at_its_largest:
             return "a later high-noise step computes more frames than those so far"
         room, needed = self.accelerator.room(), low.nbytes + GPU_RESERVE
@@ -139,8 +128,8 @@ class Preload:
         return Outcome("off: the pipeline did not bring the low-noise expert in from the host", True)
 
     def close(self) -> None:
-        """Unlock host memory and keep nothing; the experts stay where they are."""
+        """Keep nothing; the experts stay where they are."""
         for residency in self._residencies.values():
             residency.drop_staged()
-            residency.unpin()
             residency.forget()
+        self.accelerator.close()

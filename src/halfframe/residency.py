@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from halfframe.accelerator import Accelerator, StagedCopies
-from halfframe.pinning import PinnedPieces, has_own_pages
+from halfframe.bounce import in_one_line
 
 __all__ = ["Residency", "why_not"]
 
@@ -75,10 +75,14 @@ class Residency:
 
     `enter` and `leave` return False, having done nothing, where the weights are not as they expect them, because
     somebody else placed them; the module's own `to` serves there.
+
+    Attributes:
+        trouble: why copies could not be made ahead, since this was last set; empty if nothing failed.
     """
 
     def __init__(self, module: Module, accelerator: Accelerator) -> None:
         self.module = module
+        self.trouble = ""
         self._accelerator = accelerator
         self._slots: list[_Slot] = []
         self._host: list[Tensor] = []
@@ -86,7 +90,6 @@ class Residency:
         self._carried = False
         self._staged: tuple[list[Tensor], StagedCopies] | None = None
         self._aside = False
-        self._pins: PinnedPieces | None = None
 
     @property
     def on_host(self) -> bool:
@@ -110,72 +113,61 @@ class Residency:
         tensors = _unique([slot.read() for slot in _slots(self.module)])
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def pin(self, limit: int) -> str:
-        """Page-lock up to about `limit` bytes more of the host tensors; returns why not, empty if nothing failed.
-
-        Call again until `pinned`, while the weights are `on_host`.
-        """
-        host = _unique([slot.read() for slot in _slots(self.module)])
-        if self._pins is not None and not _same_all(self._pins.tensors, host):
-            self.unpin()
-        if self._pins is None:
-            self._pins = PinnedPieces(host, self._accelerator)
-        return self._pins.advance(limit)
-
-    @property
-    def pinned(self) -> bool:
-        """Whether the host tensors are page-locked, all of them."""
-        return self._pins is not None and self._pins.complete
-
-    def unpin(self) -> None:
-        """Unlock the host tensors."""
-        if self._pins is not None:
-            self._pins.close()
-        self._pins = None
-
-    def stage(self) -> str:
-        """Begin to make the copies that `enter` will need, aside; returns why not, empty if begun.
-
-        Only once `pinned`. Tensors too small to be locked in place are copied by way of page-locked memory.
-        """
+    def stage(self) -> None:
+        """Begin to make the copies that `enter` will need, aside; `trouble` says why if that fails."""
         host = [slot.read() for slot in _slots(self.module)]
         try:
-            sources = [
-                tensor if has_own_pages(tensor) else self._accelerator.page_locked(tensor) for tensor in _unique(host)
-            ]
-            self._staged = (host, self._accelerator.copy_aside(sources))
+            self._staged = (host, self._accelerator.copy_aside(_unique(host)))
+            self._staged[1].begin()
+            return
         except RuntimeError as error:  # out of memory, above all; whatever it is, the switch can still do without
-            why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        else:
-            return ""
-        self._accelerator.give_back()  # here the error's traceback no longer holds what had been copied
-        return why
+            self.trouble = in_one_line(error)
+        self.drop_staged()
+        self._accelerator.give_back()  # here the error's traceback no longer holds what memory there was
 
     def drop_staged(self) -> None:
         """Let go of copies that were made ahead and not used."""
         if self._staged is not None:
+            self._staged[1].stop()
             self._staged = None
             self._accelerator.give_back()
 
     def enter(self) -> bool:
-        """Point the weights at copies on the device: those staged, else such as are made now."""
+        """Point the weights at copies on the device: those staged, else such as are made now.
+
+        Staged copies that failed are told of in `trouble`.
+        """
         if not self.on_host:
             return False
         slots = _slots(self.module)
         host = [slot.read() for slot in slots]
-        staged = None
-        if self._staged is not None and _same_all(self._staged[0], host):
-            staged, self._staged = self._staged[1], None
-        self.drop_staged()  # they are of weights that were exchanged since
         unique = _unique(host)
-        made = self._accelerator.copy(unique) if staged is None else staged.join()
+        ahead = self._join(host)
+        made = self._accelerator.copy(unique) if ahead is None else ahead
         by_memory = {_memory(tensor): copy for tensor, copy in zip(unique, made, strict=True)}
         copies = [by_memory[_memory(tensor)] for tensor in host]
         self._slots, self._host, self._copies = slots, host, copies
-        self._carried, self._aside = False, staged is not None
+        self._carried, self._aside = False, ahead is not None
         for slot, copy in zip(slots, copies, strict=True):
             slot.write(copy)
         return True
+
+    def _join(self, host: list[Tensor]) -> Sequence[Tensor] | None:
+        """The staged copies of `host`, if that is what was staged and nothing failed; else they are let go."""
+        if self._staged is None:
+            return None
+        if _same_all(self._staged[0], host):
+            try:
+                made = self._staged[1].join()
+            except RuntimeError as error:
+                self.trouble = in_one_line(error)
+            else:
+                self._staged = None
+                return made
+        else:
+            self.trouble = "the weights were exchanged after it had begun to come in"
+        self.drop_staged()
+        return None
 
     def leave(self) -> bool:
         """Point the weights back at the host tensors; the copies are let go, and nothing is copied."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor
 
 import halfframe
-from halfframe import pinning, preload
+from halfframe import preload
+from halfframe.bounce import Copying
+from halfframe.hosts import placement
 from halfframe.testing import tiny_wan_t2v
 
-from ..simulated import SimulatedAccelerator, device, put_on
+from ..simulated import SimulatedAccelerator, copying_threads, device, put_on
 from ..test_residency import FullyShardedDataParallel, state
 from .test_wan_nothing_leaks import FailAt
 from .test_wan_t2v import ARGS, PROMPT
@@ -152,18 +155,38 @@ def test_a_later_step_that_needs_more_memory_is_waited_for(pipe: Any, device: Si
     ]
 
 
-def test_copies_aside_that_fail_cost_nothing_but_the_overlap(pipe: Any, device: SimulatedAccelerator) -> None:
-    device.stage_fails = True
+@pytest.mark.parametrize("trouble", ["memory", "buffers", "copying"])
+def test_copies_aside_that_fail_cost_nothing_but_the_overlap(
+    pipe: Any, device: SimulatedAccelerator, trouble: str
+) -> None:
+    """Still nothing is copied back, the expert comes in at the switch, and a warning says why."""
     expected, before = plain(pipe), states(pipe)
+    if trouble == "memory":
+        device.stage_fails, reason = True, "OutOfMemoryError: simulated"
+    elif trouble == "buffers":
+        device.nothing_page_locked = reason = "3 MiB of host memory are available, 256 are needed"
+    else:
+        device.sends_left, reason = 20, "simulated: copying failed"
     with (
         halfframe.enabled(pipe, None, preload=True) as run,
-        pytest.warns(halfframe.HalfframeWarning, match="preload at the switch: OutOfMemoryError: simulated"),
+        pytest.warns(halfframe.HalfframeWarning, match=f"preload at the switch: {reason}"),
     ):
         assert torch.equal(generate(pipe), expected)
     assert device.log.count("copy aside") == 1  # not tried again with every forward
+    assert not [entry for entry in device.log if "own copy" in entry]
     assert states(pipe) == before
     assert run.report is not None
-    assert run.report.preload == "at the switch: OutOfMemoryError: simulated"
+    assert run.report.preload == f"at the switch: {reason}"
+
+
+def test_copies_aside_are_tried_again_in_the_next_run(pipe: Any, device: SimulatedAccelerator) -> None:
+    device.nothing_page_locked = "not yet"
+    with halfframe.enabled(pipe, None, preload=True) as run:
+        with pytest.warns(halfframe.HalfframeWarning, match="preload at the switch: not yet"):
+            generate(pipe)
+        device.nothing_page_locked = ""
+        generate(pipe)
+    assert [report.preload for report in run.reports] == ["at the switch: not yet", "overlapped"]
 
 
 def test_a_single_high_noise_step_is_enough(pipe: Any) -> None:
@@ -174,53 +197,6 @@ def test_a_single_high_noise_step_is_enough(pipe: Any) -> None:
         assert torch.equal(generate(pipe, **changes), expected)
     assert run.report is not None
     assert (run.report.high.steps, run.report.low.steps, run.report.preload) == (1, 1, "overlapped")
-
-
-@pytest.mark.parametrize("trouble", ["short", "pin"])
-def test_host_memory_that_cannot_be_locked(
-    pipe: Any, device: SimulatedAccelerator, monkeypatch: pytest.MonkeyPatch, trouble: str
-) -> None:
-    """Still nothing is copied back, the expert comes in at the switch, and a warning says why."""
-    if trouble == "short":
-        monkeypatch.setattr(pinning, "available_host_memory", lambda: 3 << 30)
-        reason = r"at the switch: 3\.0 GiB of host memory is available, 8\.0 are needed"
-    else:
-        device.pins_left = 3
-        reason = r"at the switch: page-locking 0\.00 GiB of host memory failed: operation not supported"
-    before, expected = states(pipe), plain(pipe)
-    with (
-        halfframe.enabled(pipe, None, preload=True) as run,
-        pytest.warns(halfframe.HalfframeWarning, match=f"preload {reason}"),
-    ):
-        assert torch.equal(generate(pipe), expected)
-    assert "copy aside" not in device.log
-    assert not [entry for entry in device.log if "own copy" in entry]
-    assert states(pipe) == before
-    assert run.report is not None
-    assert str(run.report.preload).startswith("at the switch: ")
-
-
-def test_locking_goes_on_while_forwards_run(pipe: Any, device: SimulatedAccelerator, monkeypatch: Any) -> None:
-    """In parts after each forward; what is left before the last high-noise step, at once."""
-    monkeypatch.setattr(preload, "PIN_PER_FORWARD", 1)
-    counts: list[int] = []
-    pipe.high_noise_model.register_forward_pre_hook(lambda *_: counts.append(len(device.locked)))
-    with halfframe.enabled(pipe, None, preload=True) as run:
-        generate(pipe)
-    assert counts[:7] == list(range(7))
-    assert counts[7] > 8
-    assert run.report is not None
-    assert run.report.preload == "overlapped"
-
-
-def test_the_high_noise_expert_is_locked_from_the_second_run_on(pipe: Any, device: SimulatedAccelerator) -> None:
-    counts = []
-    with halfframe.enabled(pipe, None, preload=True):
-        for _ in range(3):
-            generate(pipe)
-            counts.append(len(device.locked))
-    assert counts == [counts[0], 2 * counts[0], 2 * counts[0]]
-    assert counts[0] > 0
 
 
 def test_fsdp_is_off_with_a_warning(pipe: Any, device: SimulatedAccelerator) -> None:
@@ -368,7 +344,9 @@ def test_exception_at_any_expert_call(pipe: Any, device: SimulatedAccelerator, n
     assert torch.equal(generate(pipe), expected)
 
 
-@pytest.mark.parametrize("part", ["text_encoder", "decode", "boundary", "call", "copy", "copy_aside", "pin", "room"])
+@pytest.mark.parametrize(
+    "part", ["text_encoder", "decode", "boundary", "call", "copy", "copy_aside", "begin", "join", "room"]
+)
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_exception_anywhere_else(
     pipe: Any, device: SimulatedAccelerator, monkeypatch: pytest.MonkeyPatch, part: str, error: type[BaseException]
@@ -396,6 +374,8 @@ def test_exception_anywhere_else(
             patch.setattr(pipe.vae, "decode", fail)
         elif hasattr(device, part):
             patch.setattr(device, part, fail)
+        elif hasattr(Copying, part):
+            patch.setattr(Copying, part, fail)
         with pytest.raises(error, match="injected"), halfframe.enabled(pipe, None, preload=True, plugins=[Plugin()]):
             generate(pipe)
     assert states(pipe) == before
@@ -404,23 +384,72 @@ def test_exception_anywhere_else(
 
 
 def test_leaving_the_block_from_within_a_run(pipe: Any, device: SimulatedAccelerator) -> None:
-    """The run goes on as it began; what it locked is unlocked when it ends."""
-    before, expected, locked = states(pipe), plain(pipe), []
+    """The run goes on as it began; what it took is let go when it ends."""
+    before, expected, rings = states(pipe), plain(pipe), []
 
     class Leave:
         @halfframe.hookimpl
         def halfframe_boundary(self, boundary: Any) -> None:
             block.close()
-            locked.append(len(device.locked))
+            rings.append(device.ring)
 
     with ExitStack() as block:
         run = block.enter_context(halfframe.enabled(pipe, None, preload=True, plugins=[Leave()]))
         assert torch.equal(generate(pipe), expected)
-    assert locked[0] > 0
-    assert not device.locked
+    assert rings[0] is not None
+    assert device.ring is None
     assert states(pipe) == before
     assert run.report is not None
     assert run.report.preload == "overlapped"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_exception_while_copies_are_made(
+    pipe: Any, device: SimulatedAccelerator, error: type[BaseException]
+) -> None:
+    """They stop: the run does not end, and the block is not left, before they have."""
+    before, expected = states(pipe), plain(pipe)
+
+    class Hook:
+        calls = 0
+
+        @halfframe.hookimpl
+        def halfframe_expert_call(self, call: Any) -> None:
+            self.calls += 1
+            if self.calls == 3:
+                assert device.at_gate.wait(10)
+                threading.Timer(0.1, device.gate.set).start()
+                raise error("injected")
+
+    device.gate.clear()
+    with halfframe.enabled(pipe, None, preload=True, plugins=[Hook()]) as run:
+        with pytest.raises(error, match="injected"):
+            generate(pipe)
+        sent = device.sends_left
+        assert not copying_threads()
+        assert device.sends_left == sent > (1 << 30) - 50
+        assert states(pipe) == before
+        assert device.in_use == 0
+        assert torch.equal(generate(pipe), expected)
+    assert run.report is not None
+    assert run.report.preload == "overlapped"
+
+
+def test_two_pipelines_at_once_have_a_ring_each(
+    pipe: Any, device: SimulatedAccelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, another = tiny_wan_t2v(boundary=pipe.boundary), SimulatedAccelerator()
+    monkeypatch.setattr(placement, "_accelerator_of", lambda _: another)
+    put_on(other, another)
+    expected = plain(pipe)
+    with halfframe.enabled(other, None, preload=True):
+        assert torch.equal(generate(other), expected)
+        monkeypatch.setattr(placement, "_accelerator_of", lambda _: device)
+        with halfframe.enabled(pipe, None, preload=True):
+            assert torch.equal(generate(pipe), expected)
+            assert torch.equal(generate(other), expected)
+            assert device.ring is not another.ring
+        assert another.ring is not None
 
 
 def test_other_uses_of_to_are_the_modules_own(pipe: Any, device: SimulatedAccelerator) -> None:
