@@ -22,7 +22,7 @@ def test_from_a_prompt_to_videos(host: str, tmp_path: Path, capsys: pytest.Captu
     names = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
     assert {".mp4", ".png", ".json", ".md"} <= names
     comparison = json.loads((tmp_path / "comparison.json").read_text())
-    assert comparison["facts"]["video"] == "81 frames 64x64"
+    assert comparison["facts"]["video"] == "81 frames 96x96"
 
 
 def test_outside_the_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

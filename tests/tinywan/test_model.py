@@ -49,7 +49,7 @@ def test_hosts_agree(hosts: tuple[Any, Any], strategy: str | None) -> None:
     for pipe in hosts:
         with halfframe.enabled(pipe, strategy) if strategy else halfframe.enabled(pipe, None, cfg_truncate_steps=1):
             clips.append(generate(pipe, [PROMPT], [0], num_steps=4, num_frames=17))
-    assert clips[0].shape == clips[1].shape == (1, 3, 17, 64, 64)
+    assert clips[0].shape == clips[1].shape == (1, 3, 17, 96, 96)
     assert (clips[0] - clips[1]).abs().mean() < 0.01
     assert clips[0].std() > 0.02  # not one colour
 
