@@ -5,7 +5,7 @@
 
 ``run`` makes the clips of every variant that ``--folder`` lacks, so it can be stopped and started again; ``report``
 writes ``study.md``, ``study.json`` and ``pareto.png`` from what is there. Every variant gets the same prompts and
-seeds, drawn apart from the training's.
+seeds, drawn apart from the training's. ``--part 1/2`` makes the first half of the clips, so that two GPUs can share.
 
 Cost is the experts' time at the true A14B shapes, 81 frames of 1280x720, as `halfframe.plan` predicts it at the rates
 measured on an H200, in full steps; half the frames cost much less than half there. The share of tokens, nearer to what
@@ -37,7 +37,7 @@ from halfframe.tinywan.clips import Scene, render
 from halfframe.tinywan.model import SIDE
 
 REFERENCE_STEPS = 100
-BASELINES = (20, 8, REFERENCE_STEPS, 12, 4, 40)
+BASELINES = (20, 8, 12, 4, 40, REFERENCE_STEPS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Variant:
 
     @property
     def name(self) -> str:
-        parts = [self.strategy or ("plain" if self.skip_high == 1 else f"1 in {self.skip_high} high-noise steps")]
+        plain = "all frames" if self.options else "plain"
+        parts = [self.strategy or (plain if self.skip_high == 1 else f"1 in {self.skip_high} high-noise steps")]
         parts += [f"{key}={value}" for key, value in self.options]
         return f"{self.steps} steps, {' '.join(parts)}"
 
@@ -62,34 +63,43 @@ class Variant:
 
 def variants() -> list[Variant]:
     """Everything that is compared, the most telling first."""
-    plain = [Variant(steps) for steps in BASELINES]
-    fewer = [Variant(steps) for steps in (13, 5, 9, 10, 11, 7, 6, 14, 3, 16, 18, 24, 28, 32, 15)]
-    skipped = [Variant(steps, skip_high=2) for steps in (20, 8, 12, 40)]
-    found = plain[:2]
-    for steps in (20, 8):
-        found += [Variant(steps, name) for name in ("self-duplicate", "own-noise", "interpolate", "interleave")]
-        found += [Variant(steps, "interleave", tuple(options.items())) for options in OPTIONS[:5]]
-        found += fewer[:8] if steps == 20 else []
-        found += skipped[:2] if steps == 20 else []
+    found = [Variant(steps) for steps in BASELINES]
+    found += [Variant(steps) for steps in (13, 5, 9, 3, 10, 7, 6, 11, 14, 15, 16, 18)]
+    for steps in (20, 8, 12, 4, 40):
+        found += [Variant(steps, name) for name in ("self-duplicate", "interleave", "merge")]
+        found += [Variant(steps, None, options) for options in GUIDANCE]
     for steps in (20, 8):
         found += [Variant(steps, "self-duplicate", (("noise", "short"),))]
-        found += [Variant(steps, "interleave", tuple(options.items())) for options in OPTIONS[5:]]
-    found += plain
+        found += [Variant(steps, name) for name in ("own-noise", "interpolate")]
+        found += [
+            Variant(steps, name, tuple(options.items())) for options in OPTIONS for name in ("merge", "interleave")
+        ]
+        found += [Variant(steps, name, options) for name in ("merge", "interleave") for options in GUIDANCE]
+        found += [Variant(steps, skip_high=2)]
+    found += [Variant(steps) for steps in (24, 28, 32, 2, 17, 19)]
     for steps in (12, 4, 40):
-        found += [Variant(steps, name) for name in ("self-duplicate", "interleave")]
-        found += [Variant(steps, "interleave", tuple(options.items())) for options in OPTIONS[:5]]
-    return list(dict.fromkeys(found + fewer + skipped))
+        found += [
+            Variant(steps, name, tuple(options.items())) for options in OPTIONS[:4] for name in ("merge", "interleave")
+        ]
+        found += [Variant(steps, skip_high=2)]
+    return list(dict.fromkeys(found))
 
 
 OPTIONS: list[dict[str, Any]] = [
     {"full_end": 2},
-    {"stride": 4},
-    {"positions": "contiguous"},
-    {"cfg_truncate_steps": 5, "cfg_truncate_high_noise_steps": 3},
-    {"full_start": 1, "full_end": 3},
     {"full_start": 1},
     {"stride": 3},
+    {"stride": 4},
+    {"positions": "contiguous"},
+    {"full_start": 1, "full_end": 3},
     {"until": "end", "full_end": 3},
+    {"full_end": 4},
+    {"full_end": 6},
+]
+GUIDANCE: list[tuple[tuple[str, Any], ...]] = [
+    (("cfg_every", 2),),
+    (("cfg_every", 3),),
+    (("cfg_truncate_steps", 5), ("cfg_truncate_high_noise_steps", 3)),
 ]
 
 
@@ -99,6 +109,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--clips", type=int, default=128)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--part", default="1/1", help="K/N: one of N equal parts of the clips")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--steps", nargs="*", type=int, help="only variants with so many steps")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -119,12 +130,13 @@ def held_out(count: int) -> list[tuple[Scene, int]]:
 def run(arguments: argparse.Namespace) -> None:
     """Make and measure what is missing."""
     pipe = load_diffusers().to(arguments.device)
-    cases = held_out(arguments.clips)
+    part, parts = map(int, arguments.part.split("/"))
+    cases = held_out(arguments.clips)[part - 1 :: parts]
     end = time.monotonic() + 60 * arguments.minutes
     with multiprocessing.get_context("spawn").Pool(arguments.workers, torch.set_num_threads, (1,)) as pool:
         written = []
         for variant in variants():
-            path = arguments.folder / f"{variant.file}.json"
+            path = arguments.folder / f"{variant.file}.{part}of{parts}.json"
             if path.exists() or (arguments.steps and variant.steps not in arguments.steps):
                 continue
             if time.monotonic() > end:
@@ -133,10 +145,10 @@ def run(arguments: argparse.Namespace) -> None:
             clips = make(pipe, variant, cases, arguments)
             print(f"{variant.name}: {time.monotonic() - started:.1f} s", flush=True)
             if variant.strategy is None and variant.skip_high == 1:
-                torch.save(clips, saved(arguments.folder, variant.steps))
-            against = {n: saved(arguments.folder, n) for n in BASELINES if saved(arguments.folder, n).exists()}
+                torch.save(clips, saved(arguments, variant.steps))
+            against = {n: saved(arguments, n) for n in BASELINES if saved(arguments, n).exists()}
             tasks = [
-                (clip, scene, number, against)
+                (clip, scene, number, variant.steps, against)
                 for number, (clip, (scene, _)) in enumerate(zip(clips, cases, strict=True))
             ]
             measuring = pool.starmap_async(measured, tasks, callback=functools.partial(write, path, variant))
@@ -151,9 +163,10 @@ def write(path: Path, variant: Variant, rows: list[dict[str, Any]]) -> None:
     path.write_text(json.dumps({"variant": dataclasses.asdict(variant), "rows": rows}))
 
 
-def saved(folder: Path, steps: int) -> Path:
+def saved(arguments: argparse.Namespace, steps: int) -> Path:
     """Where a baseline's clips are."""
-    return folder / f"{Variant(steps).file}.pt"
+    part: Path = arguments.folder / f"{Variant(steps).file}.{arguments.part.replace('/', 'of')}.pt"
+    return part
 
 
 @functools.cache
@@ -169,9 +182,9 @@ def make(pipe: Any, variant: Variant, cases: list[tuple[Scene, int]], arguments:
     for start in range(0, len(cases), arguments.batch):
         batch = cases[start : start + arguments.batch]
         with contextlib.ExitStack() as stack:
-            if variant.strategy:
+            if variant.strategy or variant.options:
                 stack.enter_context(halfframe.enabled(pipe, variant.strategy, **dict(variant.options)))
-            if not variant.strategy:
+            else:
                 stack.enter_context(thinned(pipe, variant.skip_high))
             stack.enter_context(torch.autocast(arguments.device.split(":")[0], torch.bfloat16))
             video = generate(
@@ -207,7 +220,7 @@ def thinned(pipe: Any, every: int) -> Iterator[None]:
         del scheduler.set_timesteps
 
 
-def measured(clip: Tensor, scene: Scene, number: int, against: dict[int, Path]) -> dict[str, Any]:
+def measured(clip: Tensor, scene: Scene, number: int, steps: int, against: dict[int, Path]) -> dict[str, Any]:
     """Of one clip alone, and its distances from the plain clips of the same number."""
     video = clip.float() / 255
     seen = measure(video, scene)
@@ -224,8 +237,11 @@ def measured(clip: Tensor, scene: Scene, number: int, against: dict[int, Path]) 
         "duplication": metrics.video_duplication_ratio(array),
         "features": features(video),
     }
-    for steps, path in against.items():
-        add_distances(row, array, saved_clips(path)[number], steps)
+    for others, path in against.items():
+        plain = saved_clips(path)[number].permute(1, 2, 3, 0).float().div(255).numpy()
+        row[f"psnr_{others}"] = min(metrics.psnr(metrics.mse(array, plain)), 99.0)
+        if others == steps:
+            row["ssim"] = metrics.mean(metrics.ssim_per_frame(array[::10], plain[::10]))
     return row
 
 
@@ -237,24 +253,19 @@ def features(video: Tensor) -> list[float]:
     return [*changes, *colours, *edges]
 
 
-def add_distances(row: dict[str, Any], ours: Any, plain: Tensor, steps: int) -> None:
-    """PSNR to the plain clip of the same seed with `steps` steps, and SSIM of every tenth frame."""
-    theirs = plain.permute(1, 2, 3, 0).float().div(255).numpy()
-    row[f"psnr_{steps}"] = min(metrics.psnr(metrics.mse(ours, theirs)), 99.0)
-    row[f"ssim_{steps}"] = metrics.mean(metrics.ssim_per_frame(ours[::10], theirs[::10]))
-
-
 # The report.
 
 
 def report(arguments: argparse.Namespace) -> None:
     """Tables and the plot, from what `run` left."""
-    found = [json.loads(path.read_text()) for path in sorted(arguments.folder.glob("*.json")) if path.stem != "study"]
-    by_name = {}
-    for item in found:
+    by_name: dict[str, tuple[Variant, list[dict[str, Any]]]] = {}
+    for path in sorted(arguments.folder.glob("*of*.json")):
+        item = json.loads(path.read_text())
         item["variant"]["options"] = tuple((key, value) for key, value in item["variant"]["options"])
         variant = Variant(**item["variant"])
-        by_name[variant.name] = (variant, item["rows"])
+        by_name.setdefault(variant.name, (variant, []))[1].extend(item["rows"])
+    most = max(len(rows) for _, rows in by_name.values())
+    by_name = {name: found for name, found in by_name.items() if len(found[1]) == most}  # whole ones
     real = np.array(real_features(arguments.clips))
     rows = [
         summary(variant, results, by_name[Variant(variant.steps).name][1], real)
@@ -274,7 +285,7 @@ def real_features(count: int) -> list[list[float]]:
     drawn = []
     for _ in range(count):
         scene = random_scene(rng)
-        clip = render(scene, [(rng.random(), rng.random()) for _ in scene.things], 81, SIDE, rng.random())
+        clip = render(scene, [(rng.random(), rng.random()) for _ in scene.things], 81, SIDE, rng.getrandbits(31))
         drawn.append(features((clip + 1) / 2))
     return drawn
 
@@ -286,7 +297,7 @@ def summary(variant: Variant, rows: list[dict[str, Any]], plain: list[dict[str, 
     result["clips"] = len(rows)
     for key in ("right", "found", "shape", "direction", "speed_error", "duplication"):
         result[key] = interval([row[key] for row in rows if row[key] is not None])
-    for key in sorted({key for row in rows for key in row if key.startswith(("psnr_", "ssim_"))}):
+    for key in sorted(key for key in rows[0] if key.startswith(("psnr_", "ssim"))):
         result[key] = interval([row[key] for row in rows])
     ratios = [
         ours / theirs
@@ -334,10 +345,12 @@ COLUMNS = {
     "PSNR": "dB to the plain clip of the same seed and as many steps",
     "PSNR 8": "dB to the plain clip of 8 steps",
     "PSNR 20": "dB to the plain clip of 20 steps",
+    "PSNR 40": "dB to the plain clip of 40 steps",
     "PSNR 100": "dB to the plain clip of 100 steps",
     "SSIM": "to the plain clip of as many steps",
     "duplication": "change within pairs of latent frames over change between them; 1 = no judder",
     "motion": "speed of moving things over the plain clip's",
+    "speed error": "distance of the velocity of moving things from the prompt's, pixels per video frame at 64x64",
     "right": "share of things whose colour, shape, size and direction are the prompt's",
     "Frechet": "distance to real clips, of the features named in `features`",
 }
@@ -348,51 +361,59 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     lines = ["| variant | " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
     for row in rows:
         cells = [f"{row['cost']:.1f}", f"{row['tokens']:.1f}"]
-        keys = (f"psnr_{row['steps']}", "psnr_8", "psnr_20", f"psnr_{REFERENCE_STEPS}", f"ssim_{row['steps']}")
-        for key, digits in zip(keys, (1, 1, 1, 1, 3), strict=True):
-            cells.append(shown(row.get(key), digits) if not plain_itself(row, key) else "")
-        cells += [shown(row[key], 2) for key in ("duplication", "motion", "right")]
+        for steps in (row["steps"], 8, 20, 40, REFERENCE_STEPS):
+            cells.append("" if row["name"] == Variant(steps).name else shown(row.get(f"psnr_{steps}"), 1))
+        cells.append("" if row["name"] == Variant(row["steps"]).name else shown(row.get("ssim"), 3))
+        cells += [shown(row[key], 2) for key in ("duplication", "motion", "speed_error", "right")]
         lines.append(f"| {row['name']} | " + " | ".join([*cells, f"{row['frechet']:.2f}"]) + " |")
     lines += ["", *(f"- {name}: {meaning}" for name, meaning in COLUMNS.items())]
     lines += [f"- {rows[0]['clips']} clips each; +- is half of a bootstrapped 95 % interval"]
     return "\n".join(lines) + "\n"
 
 
-def plain_itself(row: dict[str, Any], key: str) -> bool:
-    return row["name"] == Variant(int(key.split("_")[1])).name
-
-
 def shown(value: tuple[float, float] | None, digits: int) -> str:
     return "" if value is None else f"{value[0]:.{digits}f} +-{value[1]:.{digits}f}"
 
 
+GROUPS = {
+    "fewer steps": lambda row: row["name"].endswith(", plain"),
+    "guidance left out or reused": lambda row: "all frames" in row["name"],
+    "skipped high-noise steps": lambda row: "1 in" in row["name"],
+    "self-duplicate": lambda row: "self-duplicate" in row["name"],
+    "own-noise, interpolate": lambda row: "own-noise" in row["name"] or "interpolate" in row["name"],
+    "interleave": lambda row: "interleave" in row["name"],
+    "merge": lambda row: "merge" in row["name"],
+}
+
+
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """PSNR to the plain clip of 20 steps over cost."""
+    """PSNR to the plain clips of 8 and of 20 steps over cost."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    groups = {
-        "fewer steps": lambda row: ", plain" in row["name"],
-        "skipped high-noise steps": lambda row: "1 in" in row["name"],
-        "duplication": lambda row: "self-duplicate" in row["name"] or "own-noise" in row["name"],
-        "interleave": lambda row: "interleave" in row["name"],
-        "interpolate": lambda row: "interpolate" in row["name"],
-    }
-    for (label, belongs), marker in zip(groups.items(), "o^svD", strict=True):
-        points = [row for row in rows if belongs(row) and "psnr_20" in row and row["name"] != Variant(20).name]
-        axes.errorbar(
-            [row["cost"] for row in points],
-            [row["psnr_20"][0] for row in points],
-            [row["psnr_20"][1] for row in points],
-            fmt=marker + ("-" if label == "fewer steps" else ""),
-            label=label,
-            markersize=5,
-        )
-    axes.set_xlim(0, 22)
-    axes.set_xlabel("cost in full steps (experts of A14B, 81 frames 1280x720, H200, predicted)")
-    axes.set_ylabel("PSNR to the plain clip of 20 steps, dB")
-    axes.grid(alpha=0.3)
+    figure = Figure(figsize=(13, 6), dpi=110, layout="constrained")
+    for axes, steps in zip(figure.subplots(1, 2), (8, 20), strict=True):
+        for (label, belongs), marker in zip(GROUPS.items(), "op^sXvD", strict=True):
+            fewer = label == "fewer steps"
+            points = [
+                row
+                for row in rows
+                if belongs(row)
+                and f"psnr_{steps}" in row
+                and (row["steps"] < steps if fewer else row["steps"] == steps)
+            ]
+            points.sort(key=lambda row: row["cost"])
+            axes.errorbar(
+                [row["cost"] for row in points],
+                [row[f"psnr_{steps}"][0] for row in points],
+                [row[f"psnr_{steps}"][1] for row in points],
+                fmt=marker + ("-" if fewer else ""),
+                label=label,
+                markersize=5,
+            )
+        axes.set_title(f"{steps} steps")
+        axes.set_xlabel("cost in full steps (experts of A14B, 81 frames 1280x720, H200, predicted)")
+        axes.set_ylabel(f"PSNR to the plain clip of {steps} steps, dB")
+        axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path)
 

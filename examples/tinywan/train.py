@@ -33,7 +33,7 @@ from halfframe.tinywan.text import TextEncoder, Tokenizer
 
 SHARD = 250
 BATCH = 64
-SHARES = {"common": 0.5, "high": 0.5, "low": 1.0}  # of the time that is left, with --fit
+WEIGHTS = {"common": 2, "high": 1, "low": 1}  # of the phases in the time that there is, with --fit
 Optimizers = dict[str, torch.optim.Optimizer]
 
 
@@ -70,12 +70,12 @@ def batched(items: list[Any], count: int) -> Iterator[list[Any]]:
     return (items[start : start + count] for start in range(0, len(items), count))
 
 
-def scenes(seed: str) -> Iterator[tuple[str, Scene, list[tuple[float, float]], float]]:
-    """Endless prompts, scenes, starting points and phases of stripes."""
+def scenes(seed: str) -> Iterator[tuple[str, Scene, list[tuple[float, float]], int]]:
+    """Endless prompts, scenes, starting points and seeds of all else."""
     rng = random.Random(seed)
     while True:
         scene = random_scene(rng)
-        yield str(scene), scene, [(rng.random(), rng.random()) for _ in scene.things], rng.random()
+        yield str(scene), scene, [(rng.random(), rng.random()) for _ in scene.things], rng.getrandbits(31)
 
 
 def crops(step: int, count: int, num_frames: int, side: int = 32) -> Tensor:
@@ -85,14 +85,14 @@ def crops(step: int, count: int, num_frames: int, side: int = 32) -> Tensor:
     for _ in range(count):
         scene = random_scene(rng)
         starts = [(rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8)) for _ in scene.things]
-        clip = render(scene, starts, num_frames, SIDE, rng.random())
+        clip = render(scene, starts, num_frames, SIDE, rng.getrandbits(31))
         top, left = (rng.randint(0, clip.shape[-1] - side) for _ in range(2))
         clips.append(clip[..., top : top + side, left : left + side])
     return torch.stack(clips)
 
 
 def take_shipped_vae(arguments: argparse.Namespace) -> None:
-    """Make the checkpoint that the next stages need of it out of the shipped weights."""
+    """Make a checkpoint out of the shipped weights, for the next stages, or for ``vae`` to go on from."""
     write(arguments.folder / "vae.pt", {"vae": load_vae().state_dict(), "step": 0})
 
 
@@ -115,7 +115,8 @@ def train_vae(arguments: argparse.Namespace) -> None:
     while step < total and time.monotonic() < end:
         stage = sum(step >= total * share for share in (0.2, 0.6))
         count, num_frames = ((32, 1), (8, 5), (3, 29))[stage]
-        clip = crops(step, count, num_frames).to(arguments.device)
+        with torch.device(arguments.device):
+            clip = crops(step, count, num_frames)
         set_rates(optimizers, schedule(step, total, 20), muon=1e-2, adamw=2e-3)
         with torch.autocast(arguments.device.split(":")[0], torch.bfloat16):
             posterior = vae.encode(clip).latent_dist
@@ -153,7 +154,7 @@ def encode_latents(arguments: argparse.Namespace) -> None:
         parts = []
         for batch in batched(drawn, 50 if arguments.device.startswith("cuda") else 10):
             with torch.device(arguments.device):
-                clip = torch.stack([render(scene, starts, 81, SIDE, phase) for _, scene, starts, phase in batch])
+                clip = torch.stack([render(scene, starts, 81, SIDE, look) for _, scene, starts, look in batch])
             with torch.autocast(arguments.device.split(":")[0], torch.bfloat16):
                 parts.append(vae.encode(clip).latent_dist.mean.bfloat16().cpu())
         write(path, {"latents": torch.cat(parts), "prompts": [prompt for prompt, *_ in drawn]})
@@ -191,7 +192,7 @@ def train_experts(arguments: argparse.Namespace) -> None:
     common = arguments.steps or 20_000
     end = time.monotonic() + 60 * arguments.minutes
     tokens = Tokenizer()([*prompts, ""])
-    for phase in arguments.phases:
+    for number, phase in enumerate(arguments.phases):
         steps = common if phase == "common" else common // 2
         torch.manual_seed(0)
         model, text = build_expert(), TextEncoder()
@@ -202,7 +203,8 @@ def train_experts(arguments: argparse.Namespace) -> None:
             parts.load_state_dict(before["average"])
             text.requires_grad_(False)
         now = time.monotonic()
-        until = now + SHARES[phase] * (end - now) if arguments.fit else end
+        share = WEIGHTS[phase] / sum(WEIGHTS[name] for name in arguments.phases[number:])
+        until = now + share * (end - now) if arguments.fit else end
         train_phase(arguments, phase, parts, latents, tokens, steps, until)
         if time.monotonic() > end:
             return
@@ -350,7 +352,9 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:
         for group in self.param_groups:
             weights, rate = group["params"], group["lr"]
-            gradients = torch.stack([weight.grad.view(len(weight), -1) for weight in weights])
+            # Single frames leave kernels in time without a gradient.
+            given = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+            gradients = torch.stack([gradient.view(len(gradient), -1) for gradient in given])
             state = self.state[weights[0]]
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(gradients)
@@ -407,7 +411,8 @@ def resume(path: Path, parts: dict[str, Any]) -> int:
         return 0
     state = torch.load(path, weights_only=True)
     for name, part in parts.items():
-        part.load_state_dict(state[name])
+        if name in state:  # shipped weights come without optimizers
+            part.load_state_dict(state[name])
     return int(state["step"])
 
 

@@ -12,7 +12,7 @@ from halfframe.cli import main
 
 @pytest.mark.parametrize("host", ["diffusers", "wan"])
 def test_from_a_prompt_to_videos(host: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prompt = "a small blue square moves up slowly over black"
+    prompt = "a small blue square moves up slowly over sand"
     arguments = ["demo", "--prompt", prompt, "--sample_steps", "3", "--host", host, "--output", str(tmp_path)]
     assert main([*arguments, "--strategy", "interleave:stride=3"]) == 0
     table = capsys.readouterr().out

@@ -13,7 +13,7 @@ from halfframe.testing import tiny_wan_t2v
 from halfframe.tinywan import generate, load_diffusers, load_wan
 from halfframe.tinywan.model import SIZES, _wan_vae_name, build_vae
 
-PROMPT = "a big red ball moves left fast over black"
+PROMPT = "a big red ball moves left fast over sand"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_prompts_outside_the_language_are_refused(hosts: tuple[Any, Any]) -> Non
         {"prompts": [], "seeds": []},
         {"prompts": [PROMPT], "seeds": [-1]},
         {"prompts": [PROMPT], "seeds": [0], "num_frames": 6},
-        {"prompts": [PROMPT], "seeds": [0], "guide_scale": 0.5},
+        {"prompts": [PROMPT], "seeds": [0], "guide_scale": (3.0, 0.5)},
     ],
 )
 def test_numbers_that_hosts_take_differently_are_refused(hosts: tuple[Any, Any], arguments: dict[str, Any]) -> None:

@@ -1,11 +1,15 @@
 """Procedural clips whose motion is known: one or two coloured shapes over a background, described by a prompt.
 
+What a prompt leaves open is left to chance, and is much, as in real clips: where things are, the shade of their colour,
+their surface, and every detail of the background, which is a sum of many waves and, for ``waves``, on the move.
+
 The frame is a torus: what leaves it on one side comes back on the other, so a shape keeps one velocity throughout.
 Lengths are given for a frame of 64x64 pixels and grow with it.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -46,8 +50,7 @@ RADII = {"small": 6.0, "big": 10.0}
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SPEEDS = {"slowly": 0.25, "fast": 0.75}
 """Pixels per video frame."""
-BACKGROUNDS = ("black", "grey", "stripes")
-_PERIOD = 16  # pixels of a dark stripe and a bright one
+BACKGROUNDS = ("stripes", "clouds", "sand", "waves")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ def _parse_thing(words: list[str], prompt: str) -> Thing:
 
 
 def render(
-    scene: Scene, starts: list[tuple[float, float]], num_frames: int = 81, size: int = FRAME, phase: float = 0.0
+    scene: Scene, starts: list[tuple[float, float]], num_frames: int = 81, size: int = FRAME, seed: int = 0
 ) -> Tensor:
     """The clip of `scene`, on PyTorch's default device.
 
@@ -144,24 +147,27 @@ def render(
         starts: where each thing is in the first frame, (x, y) in 0..1 of the frame.
         num_frames: video frames.
         size: pixels along a side.
-        phase: how far to the left stripes are moved, in periods; prompts do not say, as they do not say `starts`.
+        seed: of all else that the prompt leaves open: shades, surfaces, the background's details.
 
     Returns:
         ``(3, num_frames, size, size)``, values -1..1, as a VAE of Wan takes it.
     """
+    chance = torch.Generator("cpu").manual_seed(seed)
     scale = size / FRAME
     grid = torch.arange(size) + 0.5
     time = torch.arange(num_frames, dtype=torch.float32)
-    video = _background(scene.background, size, phase)[:, None].expand(3, num_frames, size, size)
+    video = _BACKGROUNDS[scene.background](chance, num_frames, size)
     for thing, start in reversed(list(zip(scene.things, starts, strict=True))):
         x, y = (
             _around(grid, size * begin + time * velocity * scale, size)
             for begin, velocity in zip(start, thing.velocity, strict=True)
         )
-        distance = _distance(thing.shape, x[:, None, :], y[:, :, None], RADII[thing.size] * scale)
+        x, y = x[:, None, :], y[:, :, None]
+        distance = _distance(thing.shape, x, y, RADII[thing.size] * scale)
         cover = (0.5 - distance).clamp(0, 1)  # a pixel's share of the shape, near its edge
-        colour = torch.tensor(COLOURS[thing.colour])[:, None, None, None]
-        video = video * (1 - cover) + colour * cover
+        colour = torch.tensor(COLOURS[thing.colour]) + (_uniform(chance, 3).to(x.device) - 0.5) * 0.08
+        shaded = colour.clamp(0, 1)[:, None, None, None] * _surface(chance, x / scale, y / scale)
+        video = video * (1 - cover) + shaded * cover
     return video * 2 - 1
 
 
@@ -179,11 +185,94 @@ def _distance(shape: str, x: Tensor, y: Tensor, radius: float) -> Tensor:
     return (x.abs() + y.abs() - radius) / 2**0.5
 
 
-def _background(name: str, size: int, phase: float) -> Tensor:
-    """``(3, size, size)``, values 0..1."""
-    if name == "stripes":
-        period = torch.arange(size) * (FRAME / size / _PERIOD) + phase
-        row = torch.where(period % 1 < 0.5, 0.35, 0.65)
-    else:
-        row = torch.full((size,), {"black": 0.0, "grey": 0.5}[name])
-    return row.expand(3, size, size)
+def _uniform(chance: torch.Generator, *shape: int) -> Tensor:
+    """On the CPU, whatever the default device, so that a seed means the same everywhere."""
+    return torch.rand(*shape, generator=chance, device="cpu")
+
+
+def _surface(chance: torch.Generator, x: Tensor, y: Tensor) -> Tensor:
+    """Brightness 0.8..1 of a thing around its centre: two waves of 8 to 16 pixels."""
+    angle, length, phase = _uniform(chance, 3, 2)
+    brightness = torch.tensor(0.9)
+    for turn, period, start in zip(*(row.tolist() for row in (angle, length, phase)), strict=True):
+        number = 2 * math.pi / (8 + 8 * period)
+        across = number * (math.cos(math.pi * turn) * x + math.sin(math.pi * turn) * y)
+        brightness = brightness + 0.05 * (across + 2 * math.pi * start).cos()
+    return brightness
+
+
+def _field(
+    chance: torch.Generator,
+    count: int,
+    size: int,
+    band: tuple[float, float],
+    slope: float,
+    speed: float = 0.0,
+    frames: int = 1,
+) -> Tensor:
+    """Random fields ``(count, frames, size, size)`` of unit variance and zero mean, periodic in the frame.
+
+    Args:
+        chance: where the randomness is from.
+        count: of fields.
+        size: pixels along a side.
+        band: from how many to how many periods along the frame.
+        slope: how amplitude falls with the number of periods, as its power.
+        speed: of each wave on its own, periods per frame of video at most.
+        frames: of video.
+    """
+    most = math.floor(band[1])
+    number = torch.arange(-most, most + 1, device="cpu", dtype=torch.float32)
+    length = (number[:, None].square() + number.square()).sqrt()
+    amplitude = torch.where((length >= band[0]) & (length <= band[1]), length.clamp(min=1) ** -slope, 0.0)
+    amplitude = amplitude / (amplitude.square().sum() / 2).sqrt()  # a cosine's mean square is a half
+    side = len(number)
+    strength = (-2 * (1 - _uniform(chance, count, side, side)).log()).sqrt() / 2**0.5  # as of a complex normal number
+    turn = _uniform(chance, count, side, side)
+    pace = (2 * _uniform(chance, count, side, side) - 1) * speed
+    device = torch.get_default_device()
+    phase = turn[:, None] + pace[:, None] * torch.arange(frames, device="cpu", dtype=torch.float32)[:, None, None]
+    waves = torch.polar((amplitude * strength)[:, None].expand_as(phase).contiguous(), 2 * math.pi * phase).to(device)
+    spectrum = torch.zeros(count, frames, size, size, dtype=waves.dtype)
+    places = number.long().to(device) % size
+    spectrum[:, :, places[:, None], places] = waves
+    field: Tensor = torch.fft.ifft2(spectrum, norm="forward").real
+    return field
+
+
+def _tint(chance: torch.Generator, middle: float, spread: float) -> Tensor:
+    """A greyish colour, ``(3, 1, 1, 1)``."""
+    colour = middle + spread * (2 * _uniform(chance, 3) - 1)
+    tint: Tensor = colour.to(torch.get_default_device())[:, None, None, None]
+    return tint
+
+
+def _stripes(chance: torch.Generator, num_frames: int, size: int) -> Tensor:
+    """Upright stripes, three to five of them, over a fine grain."""
+    number, phase, contrast = map(float, _uniform(chance, 3))
+    across = torch.arange(size) * ((3 + math.floor(3 * number)) / size) + phase
+    row = torch.where(across % 1 < 0.5, -1.0, 1.0) * (0.08 + 0.1 * contrast)
+    grain = _field(chance, 1, size, (4, 10), 0.0)
+    return (_tint(chance, 0.48, 0.08) + row + 0.03 * grain).clamp(0, 1).expand(3, num_frames, size, size)
+
+
+def _clouds(chance: torch.Generator, num_frames: int, size: int) -> Tensor:
+    """Soft patches of brightness and of colour."""
+    light = _field(chance, 1, size, (1, 6), 1.0)
+    colours = _field(chance, 3, size, (1, 4), 1.0)
+    return (0.48 + 0.11 * light + 0.045 * colours).clamp(0, 1).expand(3, num_frames, size, size)
+
+
+def _sand(chance: torch.Generator, num_frames: int, size: int) -> Tensor:
+    """Grains of five to twenty pixels."""
+    light = _field(chance, 1, size, (3, 12), 0.5)
+    return (_tint(chance, 0.48, 0.1) + 0.1 * light).clamp(0, 1).expand(3, num_frames, size, size)
+
+
+def _waves(chance: torch.Generator, num_frames: int, size: int) -> Tensor:
+    """Ripples that run through each other, each at a speed of its own."""
+    light = _field(chance, 1, size, (2, 7), 0.5, speed=1 / 60, frames=num_frames)
+    return (_tint(chance, 0.45, 0.08) + 0.1 * light).clamp(0, 1)
+
+
+_BACKGROUNDS = {"stripes": _stripes, "clouds": _clouds, "sand": _sand, "waves": _waves}

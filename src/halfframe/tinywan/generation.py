@@ -17,7 +17,8 @@ from halfframe.tinywan.text import TEXT_LEN
 __all__ = ["GUIDE_SCALE", "NUM_FRAMES", "generate"]
 
 NUM_FRAMES = 81
-GUIDE_SCALE = 3.0
+GUIDE_SCALE = (3.0, 4.0)
+"""Of the low-noise and of the high-noise expert, as upstream's for T2V-A14B."""
 
 
 def generate(
@@ -26,7 +27,7 @@ def generate(
     seeds: Sequence[int],
     *,
     num_steps: int = 20,
-    guide_scale: float = GUIDE_SCALE,
+    guide_scale: tuple[float, float] = GUIDE_SCALE,
     num_frames: int = NUM_FRAMES,
 ) -> Tensor:
     """Clips of `prompts`, one per prompt and seed.
@@ -36,7 +37,7 @@ def generate(
         prompts: in TinyWan's language, see `halfframe.tinywan.parse_prompt`.
         seeds: of each clip's noise, drawn on the CPU.
         num_steps: solver steps (UniPC, shift 12).
-        guide_scale: of classifier-free guidance, for both experts.
+        guide_scale: of classifier-free guidance, of the low-noise and of the high-noise expert.
         num_frames: video frames, 4n+1; 81 in training.
 
     Returns:
@@ -48,10 +49,8 @@ def generate(
     if isinstance(prompts, str) or not 0 < len(prompts) == len(seeds):
         raise OptionError(f"prompts={prompts!r}, seeds={seeds!r}; needed: two lists of one length, one clip or more.")
     check_seeds(seeds)
-    if num_frames < 1 or num_frames % 4 != 1 or guide_scale < 1:
-        raise OptionError(
-            f"num_frames={num_frames}, guide_scale={guide_scale}; needed: 4n+1 frames, a scale from 1 on."
-        )
+    if num_frames < 1 or num_frames % 4 != 1 or min(guide_scale) < 1:
+        raise OptionError(f"num_frames={num_frames}, guide_scale={guide_scale}; needed: 4n+1 frames, scales from 1 on.")
     for prompt in prompts:
         parse_prompt(prompt)
     if hasattr(pipe, "generate"):
@@ -75,7 +74,8 @@ def generate(
         width=SIDE,
         num_frames=num_frames,
         num_inference_steps=num_steps,
-        guidance_scale=guide_scale,
+        guidance_scale=guide_scale[1],
+        guidance_scale_2=guide_scale[0],
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         max_sequence_length=TEXT_LEN,
         output_type="pt",
