@@ -124,7 +124,7 @@ def test_without_noise_there_is_no_velocity_to_make_up(cls: Any) -> None:
         ({"positions": "real"}, "positions='real' is unknown; needed: 'true' or 'contiguous'"),
     ],
 )
-@pytest.mark.parametrize("name", ["own-noise", "interpolate", "interleave"])
+@pytest.mark.parametrize("name", ["own-noise", "interpolate", "interleave", "merge"])
 def test_bad_options(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         resolve_strategy(name, options)

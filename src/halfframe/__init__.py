@@ -23,7 +23,7 @@ from halfframe.hookspecs import hookimpl, hookspec
 from halfframe.planning import Plan, plan
 from halfframe.plugins import StrategyInfo, strategies
 from halfframe.report import PhaseReport, Report
-from halfframe.strategies.base import Allocation, Expansion, Step, Strategy
+from halfframe.strategies.base import Allocation, Expansion, Mixture, Step, Strategy
 
 try:
     __version__ = _version("halfframe")
@@ -40,6 +40,7 @@ __all__ = [
     "ExpertCall",
     "HalfframeError",
     "HalfframeWarning",
+    "Mixture",
     "OptionError",
     "PhaseReport",
     "Plan",

@@ -22,9 +22,11 @@ __all__ = [
     "check_indices",
     "hold",
     "interpolate",
+    "interpolate_at",
     "kept_count",
     "kept_indices",
     "latent_frame_count",
+    "mix",
     "put",
     "require_kept",
     "require_whole_groups",
@@ -147,10 +149,42 @@ def interpolate(latents: Tensor, kept: Sequence[int], num_frames: int) -> Tensor
         HalfframeError: if `latents` has not one frame per entry of `kept`, or `kept` is no selection.
     """
     kept = _require_one_each("interpolate", latents, kept, num_frames)
-    before = _last_at_or_before(kept, num_frames)
-    after = [min(len(kept) - 1, bisect_left(kept, position)) for position in range(num_frames)]
+    return interpolate_at(latents, kept, num_frames)
+
+
+def mix(latents: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
+    """Weighted sums of frames: ``(..., F, H, W)``, K rows of F weights -> ``(..., K, H, W)``.
+
+    Raises:
+        HalfframeError: if a row has not one weight for each frame of `latents`.
+    """
+    _require_time_axis(latents)
+    seen = sorted({len(row) for row in weights})
+    if seen != [latents.shape[TIME_DIM]]:
+        raise HalfframeError(
+            f"mix got rows of {seen} weights for latents of shape {tuple(latents.shape)}; give one row or more, with "
+            "one weight per frame, time at dim -3."
+        )
+    table = torch.tensor(weights, dtype=latents.dtype, device=latents.device)
+    return torch.einsum("kf,...fhw->...khw", table, latents).contiguous()
+
+
+def interpolate_at(latents: Tensor, positions: Sequence[float], num_frames: int) -> Tensor:
+    """`interpolate` from frames at any `positions`, also between whole ones: -> ``(..., num_frames, H, W)``.
+
+    Raises:
+        HalfframeError: if `positions` do not increase, or are not one for each frame of `latents`.
+    """
+    _require_time_axis(latents)
+    if len(positions) != latents.shape[TIME_DIM] or any(a >= b for a, b in pairwise(positions)):
+        raise HalfframeError(
+            f"frames at positions {list(positions)} cannot be interpolated from latents of shape "
+            f"{tuple(latents.shape)}; give one position per frame, increasing, time at dim -3."
+        )
+    after = [min(len(positions) - 1, bisect_left(positions, position)) for position in range(num_frames)]
+    before = [max(0, bisect_right(positions, position) - 1) for position in range(num_frames)]
     weights = [
-        (position - kept[b]) / (kept[a] - kept[b]) if a > b else 0.0
+        (position - positions[b]) / (positions[a] - positions[b]) if a > b else 0.0
         for position, (b, a) in enumerate(zip(before, after, strict=True))
     ]
     weight = torch.tensor(weights, dtype=latents.dtype, device=latents.device).reshape(-1, 1, 1)

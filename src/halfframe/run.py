@@ -30,7 +30,7 @@ from halfframe.preload import Outcome
 from halfframe.report import Report
 from halfframe.schedule import Schedule
 from halfframe.seams import Call, HostFacts, NoiseSource, Settings
-from halfframe.strategies.base import Allocation, Expert, Step, Strategy
+from halfframe.strategies.base import Allocation, Expert, Mixture, Step, Strategy
 from halfframe.switch import ExpertSwitch
 
 __all__ = ["SamplingRun"]
@@ -107,9 +107,14 @@ class SamplingRun:
         if self._replacement is not None:
             latents = self._replacement.to(latents.dtype).reshape(latents.shape)
         kept = schedule.kept[self._index]
-        inputs = latents if kept is None else frames.take(latents, kept)
+        mixture = self._mixture(step, kept)
+        if mixture is not None:
+            inputs = mixture.of(latents, step.sigma)
+        else:
+            inputs = latents if kept is None else frames.take(latents, kept)
         length = self._sequence_length(inputs, inputs.shape[frames.TIME_DIM])
-        call = Call(step, self._forward, latents, kept, inputs, length, self._positions(step, kept))
+        positions = self._positions(step, kept) if mixture is None else mixture.positions
+        call = Call(step, self._forward, latents, kept, inputs, length, positions, mixture)
         self._forward += 1
         call.started = clock(latents.device, self._settings.measure)
         return call
@@ -275,6 +280,25 @@ class SamplingRun:
                 f"{self.facts.boundary:g} calls for the {step.expert}-noise one"
             )
         return step
+
+    def _mixture(self, step: Step, kept: tuple[int, ...] | None) -> Mixture | None:
+        if kept is None:
+            return None
+        mixture = self._ask("mixture", self.strategy.mixture, step)
+        if mixture is None:
+            return None
+        if self._pinned(step.num_frames):
+            raise StrategyError(
+                f"{self._named} gives the expert means of frames, but frames {self._pinned(step.num_frames)} have a "
+                "condition of their own here (`last_image`) and must be computed as they are; use 'interleave'."
+            )
+        rows, columns = len(mixture.weights), {len(row) for row in mixture.weights}
+        if rows != len(kept) or columns != {step.num_frames}:
+            raise StrategyError(
+                f"the mixture of {self._named} has {rows} rows of {sorted(columns)} weights at step {step.index}; "
+                f"needed: {len(kept)} rows, as many as it selects frames, of {step.num_frames} weights."
+            )
+        return mixture
 
     def _positions(self, step: Step, kept: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if kept is None or not self._ask("true_positions", self.strategy.true_positions, step):

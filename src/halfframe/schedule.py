@@ -57,6 +57,7 @@ class Schedule:
                 expert_index=experts[:index].count(expert),
                 expert_steps=experts.count(expert),
                 num_frames=num_frames,
+                boundary=boundary,
             )
             for index, (timestep, expert) in enumerate(zip(timesteps, experts, strict=True))
         )

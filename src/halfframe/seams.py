@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfframe import frames
 from halfframe.cost import ExpertShape
 from halfframe.guidance import GuidanceTruncation
-from halfframe.strategies.base import Noise, Step
+from halfframe.strategies.base import Mixture, Noise, Step
 
 __all__ = ["Call", "HostFacts", "NoiseSource", "Settings"]
 
@@ -89,8 +90,9 @@ class Call:
         latents: the full clip, ``(..., F, H, W)``.
         kept: positions of the frames to compute; None for all.
         positions: temporal positions that the expert must give these frames; None for its own, 0, 1, 2, ...
-        inputs: those frames of `latents`.
+        inputs: those frames of `latents`, or the mixture of all.
         sequence_length: their padded token count.
+        mixture: what the expert is given in place of single frames; None for these.
         started: when the forward began, seconds.
     """
 
@@ -100,5 +102,19 @@ class Call:
     kept: tuple[int, ...] | None
     inputs: Tensor
     sequence_length: int
-    positions: tuple[int, ...] | None = None
+    positions: tuple[float, ...] | None = None
+    mixture: Mixture | None = None
     started: float = 0.0
+
+    def cut(self, condition: Tensor) -> Tensor:
+        """A condition that goes with the frames, ``(..., F, H, W)``, for the frames of this call."""
+        if self.mixture is not None:
+            return frames.mix(condition, self.mixture.weights)
+        return condition if self.kept is None else frames.take(condition, self.kept)
+
+    def timestep(self, given: Tensor) -> Tensor:
+        """The timesteps 0..1000 to call the expert with, where the host gives it `given`."""
+        if self.mixture is None:
+            return given
+        sigma = self.step.sigma
+        return torch.full_like(given, self.step.timestep * self.mixture.sigma(sigma) / sigma, dtype=torch.float32)

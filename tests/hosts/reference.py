@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,6 +142,68 @@ def skipped_frames_latents(
     return latents
 
 
+def merged_frames_latents(
+    pipe: Any,
+    module: Any,
+    prompt: str,
+    *,
+    size: tuple[int, int],
+    frame_num: int,
+    sampling_steps: int,
+    shift: float,
+    seed: int,
+    pairs_at: Callable[[int], list[tuple[int, int]]],
+    sample_solver: str = "unipc",
+    scale: float = 5.0,
+) -> Tensor:
+    """Final latents of a run whose high-noise expert sees means of the pairs of frames ``pairs_at(step)``.
+
+    A mean of two frames with weights w and 1 - w is a frame at a lower noise level, up to a factor. Where that level
+    is under the boundary, w is searched for which makes it the boundary.
+    """
+    total = (frame_num - 1) // 4 + 1
+    h, w = size[1] // 8, size[0] // 8
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(16, total, h, w, generator=generator)
+    cond, uncond = pipe.text_encoder([prompt], pipe.device), pipe.text_encoder([NEGATIVE], pipe.device)
+    solver, timesteps = solver_of(module, sample_solver, sampling_steps, shift)
+
+    def level(sigma: float, first: float) -> tuple[float, float]:
+        """What a mean has of clip and of noise."""
+        return 1 - sigma, sigma * math.hypot(first, 1 - first)
+
+    for i, t in enumerate(timesteps):
+        high = t.item() >= pipe.boundary * 1000
+        model = pipe.high_noise_model if high else pipe.low_noise_model
+        sigma = float(solver.sigmas[i])
+        if high:
+            pairs = pairs_at(i)
+            low, top = 0.5, 1.0
+            for _ in range(60):
+                first = (low + top) / 2
+                clip, noise = level(sigma, first)
+                low, top = (first, top) if noise / (clip + noise) < pipe.boundary else (low, first)
+            clip, noise = level(sigma, top)
+            x = torch.stack([top * latents[:, a] + (1 - top) * latents[:, b] for a, b in pairs], 1) / (clip + noise)
+            ratio = noise / (clip + noise) / sigma
+            places = [top * a + (1 - top) * b for a, b in pairs]
+        else:
+            x, ratio, places = latents, 1.0, [float(p) for p in range(total)]
+        arguments: dict[str, Any] = {"t": torch.stack([t]) * ratio, "seq_len": len(places) * (h // 2) * (w // 2)}
+        with frames_at(places):
+            positive = model([x], context=cond, **arguments)[0]
+            negative = model([x], context=uncond, **arguments)[0]
+        velocity = negative + scale * (positive - negative)
+        if high:
+            shown = x - ratio * sigma * velocity
+            lines = shown.movedim(1, -1)
+            full = [[np.interp(p, places, line) for p in range(total)] for line in lines.reshape(-1, len(places))]
+            x0 = torch.tensor(np.array(full)).float().reshape(*lines.shape[:-1], total).movedim(-1, 1)
+            velocity = (latents - x0) / sigma
+        latents = solver.step(velocity[None], t, latents[None], return_dict=False, generator=generator)[0][0]
+    return latents
+
+
 def solver_of(module: Any, name: str, steps: int, shift: float) -> tuple[Any, Any]:
     """One of the package's solvers, set up as its sampling loop does, and its timesteps."""
     if name == "unipc":
@@ -153,7 +216,7 @@ def solver_of(module: Any, name: str, steps: int, shift: float) -> tuple[Any, An
 
 
 @contextlib.contextmanager
-def frames_at(positions: list[int]) -> Iterator[None]:
+def frames_at(positions: list[float]) -> Iterator[None]:
     """Rotary embeddings from their formula, with frame k of what an expert is given at ``positions[k]``.
 
     The host has a table and its first rows; here angles are computed: width D of a head in pairs, of which time has

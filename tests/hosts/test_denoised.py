@@ -15,6 +15,7 @@ import halfframe
 from halfframe.hosts.positions import official_positions
 from halfframe.presets import PRESETS
 from halfframe.strategies.interpolate import Interpolate
+from halfframe.strategies.merge import Merge
 from halfframe.testing import (
     diffusers_from_wan_state,
     import_wan,
@@ -25,7 +26,7 @@ from halfframe.testing import (
 )
 
 from ..helpers_diffusers import ARGS, PROMPT, run, seeded
-from .reference import skipped_frames_latents
+from .reference import merged_frames_latents, skipped_frames_latents
 from .test_cross_host import official_solver
 
 CLIP: dict[str, Any] = {"size": (48, 32), "sampling_steps": 8, "shift": 12.0, "seed": 5}
@@ -84,6 +85,23 @@ def test_the_library_is_the_plain_loop(t2v: Any, strategy: str, positions: str, 
     torch.testing.assert_close(latents, expected, rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("solver", ["unipc", "dpm++"])
+@pytest.mark.parametrize("frame_num", [21, 45, 49])  # 6, 12 and 13 latent frames
+def test_merge_is_the_plain_loop(t2v: Any, frame_num: int, solver: str) -> None:
+    total = (frame_num - 1) // 4 + 1
+
+    def pairs_at(step: int) -> list[tuple[int, int]]:
+        pairs = [(a, a + 1) for a in range(step % 2, total - 1, 2)]
+        return sorted({(0, 1), *pairs, (total - 2, total - 1)})
+
+    clip = {**CLIP, "sampling_steps": 12, "frame_num": frame_num}  # steps near the boundary, and far from it
+    expected = merged_frames_latents(
+        t2v, import_wan("text2video"), "a kite", **clip, pairs_at=pairs_at, sample_solver=solver
+    )
+    latents = generate(t2v, "merge", frame_num, sampling_steps=12, sample_solver=solver, guide_scale=(5.0, 5.0))
+    torch.testing.assert_close(latents, expected, rtol=0, atol=5e-4)
+
+
 @pytest.mark.parametrize("stride", [2, 3, 4, 9])
 @pytest.mark.parametrize(
     ("options", "halved"),
@@ -113,7 +131,7 @@ def test_strides_and_windows_are_the_plain_loop(
     torch.testing.assert_close(latents, expected, rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize("strategy", ["own-noise", "interpolate", "interleave"])
+@pytest.mark.parametrize("strategy", ["own-noise", "interpolate", "interleave", "merge"])
 def test_stride_1_is_a_plain_run_to_the_bit(t2v: Any, strategy: str) -> None:
     plain = generate(t2v, None, 29, cfg_truncate_steps=1)
     with pytest.warns(halfframe.HalfframeWarning, match=f"nothing was halved: strategy '{strategy}' left out no frame"):
@@ -125,9 +143,10 @@ def test_stride_1_is_a_plain_run_to_the_bit(t2v: Any, strategy: str) -> None:
 
 
 @pytest.mark.parametrize("forward", ["own", "bound", "foreign"])
-def test_true_positions_leave_the_experts_as_they_were(t2v: Any, forward: str) -> None:
+@pytest.mark.parametrize("strategy", ["interleave", "merge"])
+def test_true_positions_leave_the_experts_as_they_were(t2v: Any, strategy: str, forward: str) -> None:
     models = (t2v.high_noise_model, t2v.low_noise_model)
-    expected = generate(t2v, "interleave", 29)
+    expected = generate(t2v, strategy, 29)
     for model in models:
         if forward == "bound":  # as Ulysses has it
             model.forward = types.MethodType(type(model).forward, model)
@@ -135,7 +154,7 @@ def test_true_positions_leave_the_experts_as_they_were(t2v: Any, forward: str) -
             model.forward = functools.partial(type(model).forward, model)
     tables = [model.freqs for model in models]
     values = [table.clone() for table in tables]
-    assert torch.equal(generate(t2v, "interleave", 29), expected)
+    assert torch.equal(generate(t2v, strategy, 29), expected)
     for model, table, value in zip(models, tables, values, strict=True):
         assert model.freqs is table
         assert torch.equal(table, value)
@@ -148,7 +167,7 @@ def test_true_positions_leave_the_experts_as_they_were(t2v: Any, forward: str) -
 
     t2v.high_noise_model.head.forward = failing
     with pytest.raises(RuntimeError, match="out of memory"):
-        generate(t2v, "interpolate", 29)
+        generate(t2v, strategy, 29)
     assert untouched == [forward != "foreign"]
     assert t2v.high_noise_model.freqs is tables[0]
 
@@ -187,6 +206,35 @@ def test_a_pinned_last_frame_is_a_neighbour_like_any_other() -> None:
     assert {kept for expert, kept in seen if expert == "high"} == {(0, 4, 7)}
 
 
+def test_means_of_frames_and_a_frame_with_its_own_image_do_not_go_together() -> None:
+    from PIL import Image
+
+    image = Image.new("RGB", (48, 32), (200, 40, 40))
+    pipe = tiny_diffusers_i2v()
+    with (
+        halfframe.enabled(pipe, "merge"),
+        pytest.raises(halfframe.StrategyError, match=r"frames \(7,\) have a condition of their own .*'interleave'"),
+    ):
+        run(pipe, num_frames=29, generator=seeded(7), image=image, last_image=image)
+
+
+def test_a_mixture_that_does_not_fit_is_refused(t2v: Any) -> None:
+    class Wrong(Merge):
+        name = "wrong"
+
+        def select(self, step: Any) -> Any:
+            kept = super().select(step)
+            return None if kept is None else kept[:-1]
+
+        def mixture(self, step: Any) -> Any:
+            return Merge().mixture(step)
+
+    with pytest.raises(
+        halfframe.StrategyError, match=r"strategy 'wrong' has 4 rows of \[8\] weights at step 0; needed: 3"
+    ):
+        generate(t2v, Wrong(), 29)
+
+
 def test_an_expert_without_a_known_table_is_told_from_one_with() -> None:
     pipe = tiny_wan_t2v()
     del pipe.high_noise_model.freqs
@@ -195,7 +243,7 @@ def test_an_expert_without_a_known_table_is_told_from_one_with() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 3, "full_start": 1}, {"until": "end", "full_end": 1}])
-@pytest.mark.parametrize("strategy", ["own-noise", "interleave"])
+@pytest.mark.parametrize("strategy", ["own-noise", "interleave", "merge"])
 def test_hosts_agree(strategy: str, options: dict[str, Any]) -> None:
     official, pipe = tiny_wan_t2v(), tiny_diffusers_t2v(seed=1)
     for ours, theirs in (("transformer", "high_noise_model"), ("transformer_2", "low_noise_model")):
@@ -211,13 +259,14 @@ def test_hosts_agree(strategy: str, options: dict[str, Any]) -> None:
     torch.testing.assert_close(ours, latents[0], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("strategy", ["interpolate", "merge"])
 @pytest.mark.parametrize("make", [tiny_diffusers_t2v, tiny_diffusers_i2v, tiny_wan_t2v, tiny_wan_i2v])
-def test_positions_matter_to_every_host(make: Any) -> None:
+def test_positions_matter_to_every_host(make: Any, strategy: str) -> None:
     """What a strategy says of positions reaches the expert, image-to-video included."""
     pipe = make()
     clips = {}
     for positions in ("true", "contiguous"):
-        with halfframe.enabled(pipe, "interpolate", positions=positions) as block:
+        with halfframe.enabled(pipe, strategy, positions=positions) as block:
             clips[positions] = short_clip(pipe)
         assert block.report is not None
         assert block.report.high.latent_frames == (3,)

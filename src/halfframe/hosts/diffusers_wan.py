@@ -255,8 +255,9 @@ def _route_expert(module: torch.nn.Module, expert: Expert, run: SamplingRun, loc
         latents = hidden_states[:, :channels] if condition.shape[1] else hidden_states
         call = run.before_call(expert, latents)
         if call.inputs is not latents:
-            kept = condition if call.kept is None else frames.take(condition, call.kept)
-            kwargs = {**kwargs, "hidden_states": torch.cat([call.inputs, kept], dim=1)}
+            kwargs = {**kwargs, "hidden_states": torch.cat([call.inputs, call.cut(condition)], dim=1)}
+        if call.mixture is not None:
+            kwargs = {**kwargs, "timestep": call.timestep(kwargs["timestep"])}
         compiled = module is not plain or is_compiled(plain)
         with diffusers_positions(plain, call.positions, compiled):
             output = original(**kwargs)

@@ -1,12 +1,14 @@
 """Temporal positions of the kept frames, in the hosts' rotary embeddings (RoPE).
 
 A host numbers the frames of what it is given 0, 1, 2, ... These put others in their place for one call of an expert.
-In both hosts the first ``D - 2 (D // 3)`` columns of a table of D belong to time, and its rows are positions.
+In both hosts the first ``D - 2 (D // 3)`` columns of a table of D belong to time, and its rows are positions. A place
+between two rows is where the one is turned towards the other, which is what the formula of the table gives.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import MethodType
@@ -26,7 +28,7 @@ _locks: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary(
 
 
 @contextlib.contextmanager
-def official_positions(model: Any, positions: Sequence[int] | None) -> Iterator[Any]:
+def official_positions(model: Any, positions: Sequence[float] | None) -> Iterator[Any]:
     """What to call in place of an official ``WanModel`` so that frames are placed at `positions`; None: the model.
 
     That is a twin of the model with a table of its own: same weights, same submodules. A model that is wrapped (FSDP,
@@ -41,13 +43,13 @@ def official_positions(model: Any, positions: Sequence[int] | None) -> Iterator[
         raise _unknown(model)
     twin = _twin(owner) if owner is model else None
     if twin is not None:
-        twin.freqs = _table(owner.freqs, positions)
+        twin.freqs = _complex_table(owner.freqs, positions)
         yield twin
         return
     with _lock(owner):
         original = owner.freqs
         try:
-            owner.freqs = _table(original, positions)
+            owner.freqs = _complex_table(original, positions)
             yield model
         finally:
             owner.freqs = original
@@ -71,7 +73,7 @@ def _lock(module: torch.nn.Module) -> threading.RLock:
 
 
 @contextlib.contextmanager
-def diffusers_positions(module: Any, positions: Sequence[int] | None, compiled: bool) -> Iterator[None]:
+def diffusers_positions(module: Any, positions: Sequence[float] | None, compiled: bool) -> Iterator[None]:
     """Have a diffusers ``WanTransformer3DModel`` place frames at `positions` in this thread; None: as ever.
 
     The embedding's call is taken over for the thread. In a compiled module that would not be seen, and under context
@@ -96,8 +98,12 @@ def diffusers_positions(module: Any, positions: Sequence[int] | None, compiled: 
 
     def around(original: Callable[..., Any], kwargs: dict[str, Any], args: tuple[Any, ...]) -> Any:
         (hidden_states,) = (*args, *kwargs.values())
-        span = hidden_states[:, :, :1].expand(-1, -1, positions[-1] + 1, -1, -1)  # its shape is all that counts
-        return tuple(_rows(table, positions) for table in original(span))
+        count = math.ceil(positions[-1]) + 1
+        span = hidden_states[:, :, :1].expand(-1, -1, count, -1, -1)  # its shape is all that counts
+        cos, sin = original(span)
+        batch, _, *rest = cos.shape
+        cos, sin = (table.reshape(batch, count, -1, *rest).transpose(0, 1) for table in (cos, sin))
+        return tuple(table.transpose(0, 1).reshape(batch, -1, *rest) for table in _placed(cos, sin, positions))
 
     undo = intercept(rope, around)
     try:
@@ -106,38 +112,53 @@ def diffusers_positions(module: Any, positions: Sequence[int] | None, compiled: 
         undo()
 
 
-def _rows(table: Tensor, positions: Sequence[int]) -> Tensor:
-    """Those of the tokens ``(1, frames * h * w, 1, D)`` that are at `positions` in time."""
-    index = torch.tensor(tuple(positions), device=table.device)
-    batch, _, *rest = table.shape
-    by_frame = table.reshape(batch, positions[-1] + 1, -1, *rest)
-    return by_frame.index_select(1, index).reshape(batch, -1, *rest)
-
-
 @contextlib.contextmanager
-def _edited_tables(rope: torch.nn.Module, positions: Sequence[int]) -> Iterator[None]:
-    tables = [table for name, table in rope.named_buffers() if name.startswith("freqs") and table.ndim == 2]
-    if not tables:
+def _edited_tables(rope: torch.nn.Module, positions: Sequence[float]) -> Iterator[None]:
+    named = dict(rope.named_buffers())
+    tables = [named.get(name) for name in ("freqs_cos", "freqs_sin")]
+    cos, sin = tables
+    if cos is None or sin is None or cos.ndim != 2:
         raise _unknown(rope)
     with _lock(rope):
-        originals = [table.clone() for table in tables]
+        originals = cos.clone(), sin.clone()
         try:
-            for table in tables:
-                table.copy_(_table(table, positions))
+            time = _time_columns(cos)
+            for table, placed in zip((cos, sin), _placed(cos[:, :time], sin[:, :time], positions), strict=True):
+                table[: len(positions), :time] = placed
             yield
         finally:
-            for table, original in zip(tables, originals, strict=True):
+            for table, original in zip((cos, sin), originals, strict=True):
                 table.copy_(original)
 
 
-def _table(table: Tensor, positions: Sequence[int]) -> Tensor:
-    """A copy of a table ``(rows, D)`` whose first rows are, in time, those of `positions`."""
-    rows, columns = table.shape
-    frames.check_indices(positions, rows)
-    time = columns - 2 * (columns // 3)
+def _complex_table(table: Tensor, positions: Sequence[float]) -> Tensor:
+    """A copy of a table ``(rows, D)`` of complex rotations whose first rows are, in time, those at `positions`."""
     result = table.clone()
-    result[: len(positions), :time] = table[list(positions), :time]
+    time = _time_columns(table)
+    cos, sin = _placed(table[:, :time].real, table[:, :time].imag, positions)
+    result[: len(positions), :time] = torch.complex(cos, sin)
     return result
+
+
+def _time_columns(table: Tensor) -> int:
+    columns = table.shape[1]
+    return columns - 2 * (columns // 3)
+
+
+def _placed(cos: Tensor, sin: Tensor, positions: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Cosines and sines ``(len(positions), ...)`` at `positions`, of tables ``(rows, ...)``."""
+    below = [math.floor(position) for position in positions]
+    frames.check_indices([below[0], math.ceil(positions[-1])] if len(positions) > 1 else below, len(cos))
+    index = torch.tensor(below, device=cos.device)
+    c, s = cos[index], sin[index]
+    share = [position - row for position, row in zip(positions, below, strict=True)]
+    if not any(share):
+        return c, s
+    above = torch.tensor([math.ceil(position) for position in positions], device=cos.device)
+    c_above, s_above = cos[above], sin[above]
+    part = torch.tensor(share, dtype=cos.dtype, device=cos.device).reshape(-1, *[1] * (cos.ndim - 1))
+    turn = part * torch.atan2(s_above * c - c_above * s, c_above * c + s_above * s)
+    return c * turn.cos() - s * turn.sin(), s * turn.cos() + c * turn.sin()
 
 
 def _unknown(model: object) -> HalfframeError:

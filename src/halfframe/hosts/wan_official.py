@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfframe import frames
 from halfframe.cost import ExpertShape
 from halfframe.errors import HalfframeError
 from halfframe.hosts.base import HostDiagnosis, StartRun, patch_solver, same_named_subclass
@@ -247,7 +246,9 @@ class _RoutedExpert:
         if call.kept is not None:
             kwargs["seq_len"] = call.sequence_length
             if kwargs.get("y") is not None:
-                kwargs["y"] = [frames.take(condition, call.kept) for condition in kwargs["y"]]
+                kwargs["y"] = [call.cut(condition) for condition in kwargs["y"]]
+        if call.mixture is not None:
+            kwargs["t"] = call.timestep(kwargs["t"])
         with official_positions(self._model, call.positions) as model:
             prediction, *rest = model([call.inputs], *args, **kwargs)
         full = self._run.after_call(call, prediction)
