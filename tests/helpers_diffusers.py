@@ -80,6 +80,7 @@ def half_frame_latents(
     guidance: tuple[float, float] = (5.0, 5.0),
     truncate: tuple[int, int] = (0, 0),
     reuse_delta: bool = False,
+    every: int = 1,
     expand: Callable[[Tensor, int], Tensor] = duplicate,
     edit: Callable[[int, Tensor, bool], Tensor] | None = None,
 ) -> Tensor:
@@ -91,6 +92,7 @@ def half_frame_latents(
         guidance: scales of the high- and of the low-noise expert.
         truncate: how many of the last steps, and of the high-noise expert's last, are conditional only.
         reuse_delta: those steps add the last guidance difference of the same expert.
+        every: of the other steps, only each expert's 1st, ``1 + every``-th, ... compute that difference; all add it.
         edit: ``(step, latents, whether they are half) -> latents``, after each step.
     """
     total = (num_frames - 1) // 4 + 1
@@ -145,12 +147,13 @@ def half_frame_latents(
         velocity = predict("cond", positive)
         scale = guidance[0] if high else guidance[1]
         highs = int((scheduler.timesteps >= boundary).sum())
+        anew = (i if high else i - highs) % every == 0
         truncated = i >= len(scheduler.timesteps) - truncate[0] or (high and i >= highs - truncate[1])
-        if guidance[0] > 1 and not truncated:
+        if guidance[0] > 1 and not truncated and anew:
             without = predict("uncond", negative)
-            delta = velocity - without if reuse_delta else None
+            delta = velocity - without
             velocity = without + scale * (velocity - without)
-        elif truncated and delta is not None:
+        elif delta is not None and (reuse_delta or not truncated):
             velocity = velocity + (scale - 1) * delta
         with kept_noise(halved, total):
             latents = scheduler.step(velocity, t, latents, return_dict=False)[0]

@@ -75,12 +75,60 @@ def test_what_the_hosts_formula_makes_of_the_stand_in(scale: float) -> None:
         assert torch.equal(stand_in, later)
 
 
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(1, 14), st.integers(0, 5), st.integers(0, 5))
+def test_every_nth_step_of_each_expert_has_both_forwards(
+    high: int, low: int, every: int, last: int, last_high: int
+) -> None:
+    truncation = GuidanceTruncation(last, last_high, every=every)
+    truncated = {step.index for step in steps(high, low) if GuidanceTruncation(last, last_high).covers(step)}
+    anew = {*range(0, high, every), *range(high, high + low, every)}
+    covered = {step.index for step in steps(high, low) if truncation.covers(step)}
+    assert covered == truncated | (set(range(high + low)) - anew)
+    assert {step.index for step in steps(high, low) if truncation.truncates(step)} == truncated
+    assert bool(truncation) == (every > 1 or last > 0 or last_high > 0)
+
+
+@pytest.mark.parametrize("mode", ["conditional", "reuse-delta"])
+def test_the_difference_stands_in_between_whatever_the_mode(mode: Any) -> None:
+    cond, uncond, later, last = torch.randn(4, 16, 3, 4, 6).unbind()
+    state = GuidanceState(GuidanceTruncation(0, 1, mode, every=3))
+    first, second, third, low, *_ = steps(3, 2)
+    state.see(first, 0, cond)
+    assert state.stand_in(first, 1) is None
+    state.see(first, 1, uncond)
+    state.see(second, 0, later)
+    between = state.stand_in(second, 1)
+    assert between is not None
+    torch.testing.assert_close(later - between, cond - uncond)
+    state.see(third, 0, last)
+    truncated = state.stand_in(third, 1)
+    assert truncated is not None
+    torch.testing.assert_close(last - truncated, cond - uncond if mode == "reuse-delta" else torch.zeros_like(cond))
+    # The other expert's first step computes its own.
+    state.see(low, 0, later)
+    assert state.delta is None
+    assert state.stand_in(low, 1) is None
+
+
+def test_without_a_difference_the_forward_is_made() -> None:
+    """As where a host began without guidance and has it from the second step on."""
+    state = GuidanceState(GuidanceTruncation(every=2))
+    first, second, *_ = steps(4, 2)
+    state.see(first, 0, torch.ones(1))
+    state.see(second, 0, torch.ones(1))
+    assert state.stand_in(second, 1) is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((-1, 0), "cfg_truncate_steps=-1 is no number of steps"),
         ((0, 2.5), "cfg_truncate_high_noise_steps=2.5 is no number of steps"),
         ((True, 0), "cfg_truncate_steps=True is no number of steps"),
+        ((0, 0, "conditional", 0), "cfg_every=0 is no number of steps; give an integer of 1 or more"),
+        ((0, 0, "conditional", -2), "cfg_every=-2 is no number of steps"),
+        ((0, 0, "conditional", True), "cfg_every=True is no number of steps"),
+        ((0, 0, "conditional", 2.0), "cfg_every=2.0 is no number of steps"),
         ((1, 0, "half"), "cfg_mode='half' is unknown; needed: one of 'conditional', 'reuse-delta'"),
     ],
 )

@@ -128,6 +128,7 @@ def check_options(
     cfg_truncate_steps: int = 0,
     cfg_truncate_high_noise_steps: int = 0,
     cfg_mode: GuidanceMode = "conditional",
+    cfg_every: int = 1,
     measure: bool = False,
     tflops: float | None = None,
     preload: bool = False,
@@ -150,7 +151,7 @@ def check_options(
             given = ", ".join([*([] if strategy == DEFAULT_STRATEGY else [f"strategy={strategy!r}"]), *options])
             raise OptionError(f"preset={preset!r} sets the strategy and its options, so leave out {given}, or preset.")
         strategy, options = chosen.strategy, dict(chosen.options)
-    guidance = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode)
+    guidance = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode, cfg_every)
     settings = Settings(
         noise=noise, guidance=guidance, measure=measure, tflops=tflops, preload=preload, options=dict(options)
     )
@@ -167,6 +168,7 @@ def enabled(
     cfg_truncate_steps: int = 0,
     cfg_truncate_high_noise_steps: int = 0,
     cfg_mode: GuidanceMode = "conditional",
+    cfg_every: int = 1,
     measure: bool = False,
     tflops: float | None = None,
     preload: bool = False,
@@ -192,6 +194,8 @@ def enabled(
         cfg_truncate_high_noise_steps: so do the last so many steps of the high-noise expert.
         cfg_mode: what the prediction is there: ``"conditional"`` is the conditional one, ``"reuse-delta"`` adds to it
             ``guidance scale - 1`` times the last guidance difference of the same expert, if there is one.
+        cfg_every: of the steps that are not truncated, each expert's first and every so many after it have the
+            unconditional forward; at those between, the last guidance difference stands in, whatever `cfg_mode` says.
         measure: time every forward of the experts, synchronising the device; `Report` then has seconds per expert.
         tflops: sustained rate of the device in 1e12 operations per second, to have the report predict seconds.
         preload: keep both experts' weights on the host, so that an expert leaves the GPU without being copied back, and
@@ -225,6 +229,7 @@ def enabled(
         cfg_truncate_steps=cfg_truncate_steps,
         cfg_truncate_high_noise_steps=cfg_truncate_high_noise_steps,
         cfg_mode=cfg_mode,
+        cfg_every=cfg_every,
         measure=measure,
         tflops=tflops,
         preload=preload,

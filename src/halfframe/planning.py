@@ -138,6 +138,7 @@ def plan(
     cfg_truncate_steps: int = 0,
     cfg_truncate_high_noise_steps: int = 0,
     cfg_mode: GuidanceMode = "conditional",
+    cfg_every: int = 1,
     guidance: bool = True,
     expert_shape: ExpertShape = A14B,
     group_size: int = 1,
@@ -157,6 +158,7 @@ def plan(
         cfg_truncate_steps: as for `halfframe.enabled`.
         cfg_truncate_high_noise_steps: as for `halfframe.enabled`.
         cfg_mode: as for `halfframe.enabled`.
+        cfg_every: as for `halfframe.enabled`.
         guidance: whether a step has two forwards.
         expert_shape: the experts' sizes.
         group_size: sequence-parallel group, to whose multiple tokens are padded.
@@ -177,7 +179,7 @@ def plan(
         raise OptionError(f"shift {shift} is no positive number; T2V-A14B is run with 12, I2V-A14B with 5.")
     if sampling_steps < 1:
         raise OptionError(f"{sampling_steps} sampling steps are none; give 1 or more.")
-    truncation = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode)
+    truncation = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode, cfg_every)
     resolved = requested_strategy(strategy, options)
     latent_frames = frames.latent_frame_count(frame_num)
     per_frame = (width // 16) * (height // 16)

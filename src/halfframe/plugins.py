@@ -30,7 +30,7 @@ STRATEGY_GROUP = "halfframe.strategies"
 HOOK_GROUP = "halfframe"
 RESERVED = frozenset(
     {"pipe", "strategy", "noise", "measure", "tflops", "preload", "preset", "plugins"}
-    | {"cfg_truncate_steps", "cfg_truncate_high_noise_steps", "cfg_mode"}
+    | {"cfg_truncate_steps", "cfg_truncate_high_noise_steps", "cfg_mode", "cfg_every"}
 )
 """Arguments of `halfframe.enabled`, which no strategy's option can be called."""
 

@@ -22,7 +22,7 @@ class PhaseReport:
         expert: ``"high"`` or ``"low"``.
         steps: solver steps in which this expert ran.
         forwards: calls of the expert.
-        forwards_full: the same without truncated guidance.
+        forwards_full: the same with guidance at every step.
         latent_frames: distinct numbers of latent frames the expert was given, largest last.
         sequence_lengths: the padded token counts that go with them.
         frame_steps: video frames times steps, as run.

@@ -122,7 +122,7 @@ class SamplingRun:
     def stand_in(self) -> Tensor | None:
         """What takes the place of the expert's coming forward, ``(..., F, H, W)``; None if it is to be made.
 
-        That is so for the unconditional forward of a step with truncated guidance. Who asks and is given one must not
+        That is so for the unconditional forward of a step that goes without it. Who asks and is given one must not
         make the forward: it counts as left out.
         """
         if self._schedule is None or self._index >= len(self._schedule.steps):
@@ -228,7 +228,7 @@ class SamplingRun:
                 f"a halfframe_report hook failed: {type(error).__name__}: {error}; the video and the report are whole"
             )
         if self._settings.guidance and not report.guidance_truncated:
-            _warn("no guidance was truncated: there was no unconditional forward to leave out")
+            _warn(f"no guidance was truncated: {self._why_not_truncated(report)}")
         elif not report.halved and (self.strategy.halves or not (report.guidance_truncated or self.wants_preload)):
             _warn(f"nothing was halved: {report.note}")
         if self._preload is not None and self._preload.warn:
@@ -363,6 +363,11 @@ class SamplingRun:
             f"host {self.facts.name!r} {seen}; its sampling loop is not the one that halfframe knows. Use a supported "
             "version (see the README), or run without halfframe."
         )
+
+    def _why_not_truncated(self, report: Report) -> str:
+        if self._settings.guidance.every > 1 and report.high.forwards + report.low.forwards > report.steps:
+            return "an expert's first step keeps its unconditional forward, and no expert had a second step"
+        return "there was no unconditional forward to leave out"
 
     def _why_not_halved(self) -> str:
         schedule = self._schedule

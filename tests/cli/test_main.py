@@ -51,6 +51,16 @@ def test_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert data["schedule"] == "wan"
 
 
+def test_plan_with_guidance_at_every_third_step(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", "--frame_num", "49", "--sample_steps", "20", "--json", "--cfg_every", "3"]
+    assert main(arguments) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["high"]["forwards"], data["high"]["forwards_full"]) == (13 + 5, 26)  # steps 0, 3, 6, 9 and 12
+    assert (data["low"]["forwards"], data["low"]["forwards_full"]) == (7 + 3, 14)  # 0, 3 and 6 of its own
+    assert main([*arguments, "--cfg_truncate_high_noise_steps", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["high"]["forwards"] == 13 + 4
+
+
 @pytest.mark.parametrize("solver", ["unipc", "dpm++"])
 @pytest.mark.parametrize("steps", [1, 4, 8, 20, 40, 50])
 @pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 12.0])
@@ -71,9 +81,10 @@ def _absent(*_: Any) -> Any:
     raise ImportError("no wan here")
 
 
-def test_plan_counts_what_a_real_run_reports(t2v: Any) -> None:
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_plan_counts_what_a_real_run_reports(t2v: Any, every: int) -> None:
     """The planned figures are those of a run: same frame-steps, tokens, forwards and TFLOPs."""
-    options: dict[str, Any] = {"cfg_truncate_steps": 3, "cfg_truncate_high_noise_steps": 2}
+    options: dict[str, Any] = {"cfg_truncate_steps": 1, "cfg_truncate_high_noise_steps": 2, "cfg_every": every}
     with halfframe.enabled(t2v, **options) as run:
         t2v.generate("a", size=(48, 32), frame_num=21, sampling_steps=8, shift=12.0, offload_model=False)
     report = run.report
@@ -128,10 +139,12 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["demo", "--seed", "-1"], "seeds [-1]; needed: integers from 0 to 2**63 - 1"),
         (["plan", "--frame_num", "48"], "48 video frames is not 4n+1; use 45 or 49"),
         (["plan", "--cfg_truncate_steps", "-1"], "cfg_truncate_steps=-1 is no number of steps"),
+        (["plan", "--cfg_every", "0"], "cfg_every=0 is no number of steps; give an integer of 1 or more"),
         (["plan", "--boundary", "2"], "boundary 2.0 is outside 0..1"),
         (["plan", "--sample_shift", "-1"], "shift -1.0 is no positive number"),
         ([__file__, "--half_frame_strategy", "nope"], "no strategy is called 'nope'"),
         ([__file__, "--cfg_truncate_steps", "-2"], "cfg_truncate_steps=-2 is no number of steps"),
+        ([__file__, "--cfg_every", "0"], "cfg_every=0 is no number of steps"),
         (["run", "nowhere.py", "--enable_half_frame_generation"], "nowhere.py is not there"),
         (["nowhere.py", "--cfg_truncate_steps", "1"], "nowhere.py is not there"),
         (["run", "generate.py"], "no flag of halfframe's was given"),
@@ -165,9 +178,13 @@ def test_flags_of_the_source() -> None:
         "strategy": "mine",
         "cfg_truncate_steps": 5,
         "cfg_truncate_high_noise_steps": 0,
+        "cfg_every": 1,
         "preload": False,
     }
     assert rest == own
+    options, rest = split_flags([*own, "--cfg_every", "2"])
+    assert (options["strategy"], options["cfg_every"], rest) == (None, 2, own)
+    assert check_options(**options)[2].guidance.every == 2
     options, _ = split_flags([*own, "--half_frame_strategy", "interleave:stride=3,until=end"])
     assert (options["strategy"], options["stride"], options["until"]) == ("interleave", 3, "end")
     check_options(**options)

@@ -96,6 +96,17 @@ def test_tiny_compares_strategies_truncation_and_fewer_steps(tmp_path: Path) -> 
     assert data["facts"]["seeds"] == [5]
 
 
+def test_tiny_compares_guidance_at_every_second_step(tmp_path: Path) -> None:
+    arguments = ["--strategy=self-duplicate", "--cfg_every=2", "--no-equal-cost", "--warm_up_steps=0"]
+    assert run("--tiny", *SMALL, *arguments, f"--output={tmp_path}") == 0
+    rows = {row["name"]: row for row in json.loads((tmp_path / "comparison.json").read_text())["variants"]}
+    assert list(rows) == ["baseline", "self-duplicate", "self-duplicate, CFG every 2"]
+    plain, every = (rows[name]["trials"][0]["report"] for name in list(rows)[1:])
+    assert plain["high"]["forwards"] + plain["low"]["forwards"] == 8
+    # 4 steps at shift 12 are 3 + 1, of which the first and the third, and the first, have both forwards
+    assert (every["high"]["forwards"], every["low"]["forwards"]) == (5, 2)
+
+
 def test_equal_cost_can_be_switched_off(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--tiny", *SMALL, "--no-equal-cost", "--noise", "short", "--warm_up_steps", "0") == 0
     text = capsys.readouterr().out

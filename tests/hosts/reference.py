@@ -46,8 +46,13 @@ def half_frame_latents(
     condition: Tensor | None = None,
     truncate: tuple[int, int] = (0, 0),
     reuse_delta: bool = False,
+    every: int = 1,
 ) -> Tensor:
-    """Final latents ``(16, F, h, w)`` of a run whose high-noise expert gets every other latent frame."""
+    """Final latents ``(16, F, h, w)`` of a run whose high-noise expert gets every other latent frame.
+
+    The last steps are conditional only, as `truncate` says. Of the others, each expert's 1st, ``1 + every``-th, ...
+    compute guidance anew, and the difference it makes is added to what the steps up to the next such one predict.
+    """
     total = (frame_num - 1) // 4 + 1
     h, w = size[1] // 8, size[0] // 8
     generator = torch.Generator().manual_seed(seed)
@@ -63,10 +68,11 @@ def half_frame_latents(
     solver, timesteps = solver_of(module, sample_solver, sampling_steps, shift)
     num_high = sum(t.item() >= pipe.boundary * 1000 for t in timesteps)
     delta: Tensor | None = None
+    since = 0
     for i, t in enumerate(timesteps):
         high = t.item() >= pipe.boundary * 1000
         if i == num_high:
-            delta = None
+            delta, since = None, 0
         if not high and latents.shape[1] < total:
             latents = expand(latents, total)
             if restart:
@@ -82,12 +88,15 @@ def half_frame_latents(
         scale = guide_scale[1 if high else 0]
         last, last_high = i >= len(timesteps) - truncate[0], high and i >= num_high - truncate[1]
         if last or last_high:
-            velocity = positive if delta is None else positive + (scale - 1) * delta
-        else:
+            velocity = positive if delta is None or not reuse_delta else positive + (scale - 1) * delta
+        elif since % every == 0:
             negative = model([latents], context=uncond, **arguments)[0]
             velocity = negative + scale * (positive - negative)
-            if reuse_delta:
-                delta = positive - negative
+            delta = positive - negative
+        else:
+            assert delta is not None
+            velocity = positive + (scale - 1) * delta
+        since += 1
         latents = solver.step(velocity[None], t, latents[None], return_dict=False, generator=generator)[0][0]
     return latents if latents.shape[1] == total else expand(latents, total)
 
@@ -108,12 +117,16 @@ def skipped_frames_latents(
     sample_solver: str = "unipc",
     scale: float = 5.0,
     truncate: int = 0,
+    every: int = 1,
     condition: Tensor | None = None,
 ) -> Tensor:
     """Final latents of a run whose experts compute the frames ``kept_at(step, high)``; x0 of the rest is made up.
 
     ``between(x0, kept, F)`` makes it up, from the guided velocity, once per step. The library does so per forward, each
     host by its own means.
+
+    With `every`, guidance is computed at each expert's 1st, ``1 + every``-th, ... step. The steps after it keep other
+    frames, so its difference is carried for all frames: on skipped ones, what `between` makes of that on the kept ones.
     """
     total = (frame_num - 1) // 4 + 1
     h, w = size[1] // 8, size[0] // 8
@@ -121,8 +134,11 @@ def skipped_frames_latents(
     latents = torch.randn(16, total, h, w, generator=generator)
     cond, uncond = pipe.text_encoder([prompt], pipe.device), pipe.text_encoder([NEGATIVE], pipe.device)
     solver, timesteps = solver_of(module, sample_solver, sampling_steps, shift)
+    num_high = sum(t.item() >= pipe.boundary * 1000 for t in timesteps)
     for i, t in enumerate(timesteps):
         high = t.item() >= pipe.boundary * 1000
+        truncated = i >= len(timesteps) - truncate
+        anew = (i if high else i - num_high) % every == 0
         kept = kept_at(i, high)
         model = pipe.high_noise_model if high else pipe.low_noise_model
         arguments: dict[str, Any] = {"t": torch.stack([t]), "seq_len": len(kept) * (h // 2) * (w // 2)}
@@ -131,13 +147,16 @@ def skipped_frames_latents(
         with frames_at(kept if true_positions else list(range(len(kept)))):
             positive = model([latents[:, kept]], context=cond, **arguments)[0]
             velocity = positive
-            if i < len(timesteps) - truncate:
+            if anew and not truncated:
                 negative = model([latents[:, kept]], context=uncond, **arguments)[0]
                 velocity = negative + scale * (positive - negative)
+                delta = between(positive - negative, kept, total)
         sigma = solver.sigmas[i]
         x0 = between(latents[:, kept] - sigma * velocity, kept, total)
         full = (latents - x0) / sigma
         full[:, kept] = velocity
+        if not anew and not truncated:
+            full = full + (scale - 1) * delta
         latents = solver.step(full[None], t, latents[None], return_dict=False, generator=generator)[0][0]
     return latents
 

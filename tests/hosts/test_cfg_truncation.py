@@ -16,9 +16,10 @@ SCALES = (3.0, 4.0)  # low noise, high noise
 CASES = [(5, 3), (1, 0), (0, 2), (2, 6), (100, 100)]
 
 
-def forwards(truncate: tuple[int, int]) -> list[int]:
+def forwards(truncate: tuple[int, int], every: int = 1) -> list[int]:
     last, last_high = truncate
-    return [1 if i >= 8 - last or (i < 6 and i >= 6 - last_high) else 2 for i in range(8)]
+    between = [i for i in range(8) if (i if i < 6 else i - 6) % every]
+    return [1 if i >= 8 - last or (i < 6 and i >= 6 - last_high) or i in between else 2 for i in range(8)]
 
 
 @pytest.mark.parametrize("truncate", CASES)
@@ -50,10 +51,49 @@ def test_video_and_forward_counts(t2v: Any, truncate: tuple[int, int], mode: Any
     assert f"{16 - sum(counts)} unconditional forward" in report.summary()
 
 
+@pytest.mark.parametrize("every", [2, 3, 100])
+@pytest.mark.parametrize("truncate", [(0, 0), (1, 2)])
+@pytest.mark.parametrize("mode", ["conditional", "reuse-delta"])
+@pytest.mark.parametrize("strategy", ["self-duplicate", None])
+def test_guidance_computed_at_every_nth_step(
+    t2v: Any, every: int, truncate: tuple[int, int], mode: Any, strategy: str | None
+) -> None:
+    """At the steps between, the difference stands in; the last steps are truncated as `mode` says."""
+    half = strategy is not None
+    expected = reference(
+        t2v, guide_scale=SCALES, truncate=truncate, reuse_delta=mode == "reuse-delta", every=every, half=half
+    )
+    seen: list[Any] = []
+    for model in (t2v.high_noise_model, t2v.low_noise_model):
+        spy(model, seen)
+    last, last_high = truncate
+    with halfframe.enabled(
+        t2v,
+        strategy,
+        cfg_truncate_steps=last,
+        cfg_truncate_high_noise_steps=last_high,
+        cfg_mode=mode,
+        cfg_every=every,
+    ) as run:
+        video = generate(t2v, guide_scale=SCALES)
+    assert (video - expected).abs().mean() < 1e-5
+    torch.testing.assert_close(video, expected, rtol=0, atol=1e-3)
+    counts = forwards(truncate, every)
+    report = run.report
+    assert report is not None
+    assert len(seen) == sum(counts)
+    assert (report.high.forwards, report.low.forwards) == (sum(counts[:6]), sum(counts[6:]))
+    assert (report.high.forwards_full, report.low.forwards_full) == (12, 4)
+    assert (report.halved, report.guidance_truncated) == (half, True)
+    assert f"{16 - sum(counts)} unconditional forward" in report.summary()
+
+
 def test_zero_is_a_bit_exact_no_op(t2v: Any) -> None:
     with halfframe.enabled(t2v):
         plain = generate(t2v)
     with halfframe.enabled(t2v, cfg_truncate_steps=0, cfg_truncate_high_noise_steps=0, cfg_mode="reuse-delta"):
+        assert torch.equal(generate(t2v), plain)
+    with halfframe.enabled(t2v, cfg_every=1):
         assert torch.equal(generate(t2v), plain)
 
 
@@ -74,6 +114,18 @@ def test_guide_scale_one_loses_nothing(t2v: Any) -> None:
     torch.testing.assert_close(video, plain, rtol=0, atol=1e-5)
 
 
+def test_experts_of_one_step_keep_their_guidance_and_the_run_says_so(t2v: Any) -> None:
+    """1 step is high-noise only, so guidance at every second step is guidance at every step."""
+    plain = generate(t2v, sampling_steps=1)
+    with (
+        halfframe.enabled(t2v, None, cfg_every=2) as run,
+        pytest.warns(halfframe.HalfframeWarning, match="no guidance was truncated: an expert's first step keeps its"),
+    ):
+        assert torch.equal(generate(t2v, sampling_steps=1), plain)
+    assert run.report is not None
+    assert (run.report.high.forwards, run.report.high.forwards_full) == (2, 2)
+
+
 def test_a_fork_with_one_forward_per_step_has_nothing_to_leave_out(t2v: Any) -> None:
     if "lightning" not in type(t2v).generate.__code__.co_names:
         pytest.skip("this version of wan always runs two forwards per step")
@@ -81,7 +133,11 @@ def test_a_fork_with_one_forward_per_step_has_nothing_to_leave_out(t2v: Any) -> 
     with halfframe.enabled(t2v) as run:
         plain = generate(t2v)
         assert run.report is not None
-    with halfframe.enabled(t2v, cfg_truncate_steps=8) as run, pytest.warns(halfframe.HalfframeWarning):
-        assert torch.equal(generate(t2v), plain)
-    assert run.report is not None
-    assert not run.report.guidance_truncated
+    for options in ({"cfg_truncate_steps": 8}, {"cfg_every": 2}):
+        with (
+            halfframe.enabled(t2v, **options) as run,  # type: ignore[arg-type]
+            pytest.warns(halfframe.HalfframeWarning, match="there was no unconditional forward to leave out"),
+        ):
+            assert torch.equal(generate(t2v), plain)
+        assert run.report is not None
+        assert not run.report.guidance_truncated

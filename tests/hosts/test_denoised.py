@@ -131,6 +131,31 @@ def test_strides_and_windows_are_the_plain_loop(
     torch.testing.assert_close(latents, expected, rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("truncate", [0, 1])
+@pytest.mark.parametrize("stride", [2, 3])
+def test_a_guidance_difference_serves_steps_that_keep_other_frames(
+    t2v: Any, stride: int, truncate: int, every: int
+) -> None:
+    def kept_at(step: int, high: bool) -> list[int]:
+        return in_turn(8, stride, step) if high else list(range(8))
+
+    expected = skipped_frames_latents(
+        t2v,
+        import_wan("text2video"),
+        "a kite",
+        **CLIP,
+        frame_num=29,
+        kept_at=kept_at,
+        between=straight,
+        truncate=truncate,
+        every=every,
+    )
+    options = {"stride": stride, "cfg_truncate_steps": truncate, "cfg_every": every}
+    latents = generate(t2v, "interleave", 29, **options, guide_scale=(5.0, 5.0))
+    torch.testing.assert_close(latents, expected, rtol=0, atol=2e-4)
+
+
 @pytest.mark.parametrize("strategy", ["own-noise", "interpolate", "interleave", "merge"])
 def test_stride_1_is_a_plain_run_to_the_bit(t2v: Any, strategy: str) -> None:
     plain = generate(t2v, None, 29, cfg_truncate_steps=1)

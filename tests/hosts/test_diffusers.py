@@ -277,6 +277,50 @@ def test_truncated_guidance(pipe: Any, strategy: str | None, truncate: tuple[int
     assert f"{left_out} unconditional forward" in enabled.report.summary()
 
 
+@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("truncate", [(0, 0), (1, 2)])
+@pytest.mark.parametrize("strategy", ["self-duplicate", None])
+def test_guidance_computed_at_every_nth_step(
+    pipe: Any, strategy: str | None, truncate: tuple[int, int], every: int
+) -> None:
+    expected = half_frame_latents(pipe, half=strategy is not None, truncate=truncate, every=every)
+    seen = Seen(pipe)
+    last, last_high = truncate
+    with halfframe.enabled(
+        pipe, strategy, cfg_truncate_steps=last, cfg_truncate_high_noise_steps=last_high, cfg_every=every
+    ) as enabled:
+        torch.testing.assert_close(run(pipe), expected, rtol=0, atol=1e-3)
+    highs = int((pipe.scheduler.timesteps >= pipe.config.boundary_ratio * 1000).sum())
+    truncated = [step for step in range(8) if step >= 8 - last or highs - last_high <= step < highs]
+    between = [step for step in range(8) if (step if step < highs else step - highs) % every]
+    left_out = len({*truncated, *between})
+    assert len(seen.calls) == 16 - left_out
+    assert enabled.report is not None
+    assert enabled.report.guidance_truncated
+    assert f"{left_out} unconditional forward" in enabled.report.summary()
+
+
+@pytest.mark.parametrize("name", list(SCHEDULERS))
+def test_guidance_at_every_second_step_with_every_scheduler(t2v: Any, name: str) -> None:
+    t2v.scheduler = SCHEDULERS[name]()
+    torch.manual_seed(11)  # a stochastic scheduler draws from the global generator
+    expected = half_frame_latents(t2v, every=2)
+    torch.manual_seed(11)
+    with halfframe.enabled(t2v, "self-duplicate", cfg_every=2):
+        torch.testing.assert_close(run(t2v), expected, rtol=0, atol=1e-3)
+
+
+def test_without_guidance_there_is_no_forward_to_leave_out(t2v: Any) -> None:
+    plain = run(t2v, guidance_scale=1.0)
+    with (
+        halfframe.enabled(t2v, None, cfg_every=2) as enabled,
+        pytest.warns(halfframe.HalfframeWarning, match="there was no unconditional forward to leave out"),
+    ):
+        assert torch.equal(run(t2v, guidance_scale=1.0), plain)
+    assert enabled.report is not None
+    assert not enabled.report.guidance_truncated
+
+
 # Callbacks and interrupts.
 
 

@@ -60,6 +60,18 @@ def test_video_is_that_of_the_reference_loop(i2v: Any, frame_num: int, solver: s
     torch.testing.assert_close(video, expected, rtol=0, atol=2e-6)
 
 
+def test_guidance_at_every_second_step(i2v: Any) -> None:
+    with torch.no_grad():
+        latents = half_frame_latents(
+            i2v, import_wan("image2video"), PROMPT, size=(48, 32), condition=condition(i2v, 17), every=2, **ARGS
+        )
+        expected = i2v.vae.decode([latents])[0]
+    with halfframe.enabled(i2v, "self-duplicate", cfg_every=2) as run:
+        torch.testing.assert_close(generate(i2v), expected, rtol=0, atol=1e-3)
+    assert run.report is not None
+    assert (run.report.high.forwards, run.report.low.forwards) == (5, 8)  # 3 and 5 steps
+
+
 def test_conditioning_follows_the_kept_frames(i2v: Any) -> None:
     seen: dict[str, set[Any]] = {"high": set(), "low": set()}
     whole = condition(i2v, 17)

@@ -20,6 +20,7 @@ flags (all other arguments are the script's own):
   --half_frame_preset NAME                a strategy and its options: faithful, balanced or fast
   --cfg_truncate_steps N                  the last N steps go without the unconditional forward
   --cfg_truncate_high_noise_steps M       so do the last M high-noise steps
+  --cfg_every N                           of the others, every N-th step of each expert has it
   --half_frame_preload                    bring the low-noise expert in early, copy none back to the host
 
 examples:
@@ -46,6 +47,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     parser.add_argument("--half_frame_strategy")
     parser.add_argument("--cfg_truncate_steps", type=int, default=0)
     parser.add_argument("--cfg_truncate_high_noise_steps", type=int, default=0)
+    parser.add_argument("--cfg_every", type=int, default=1)
     parser.add_argument("--half_frame_preload", action="store_true")
     parser.add_argument("--half_frame_preset")
     flags, rest = parser.parse_known_args(arguments)
@@ -77,11 +79,12 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             )
         preset = find_preset(flags.half_frame_preset)
         strategy, strategy_options = preset.strategy, dict(preset.options)
-    truncates = flags.cfg_truncate_steps or flags.cfg_truncate_high_noise_steps
+    truncates = flags.cfg_truncate_steps or flags.cfg_truncate_high_noise_steps or flags.cfg_every != 1
     if strategy is None and not truncates and not flags.half_frame_preload:
         raise OptionError(
             "no flag of halfframe's was given, so the script would run as it is; add --enable_half_frame_generation, "
-            "--half_frame_strategy NAME, --half_frame_preset NAME, --cfg_truncate_steps N or --half_frame_preload."
+            "--half_frame_strategy NAME, --half_frame_preset NAME, --cfg_truncate_steps N, --cfg_every N or "
+            "--half_frame_preload."
         )
     task = _task(rest)
     if (strategy is not None or flags.half_frame_preload) and task.startswith(_SINGLE_EXPERT_TASKS):
@@ -93,6 +96,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         "strategy": strategy,
         "cfg_truncate_steps": flags.cfg_truncate_steps,
         "cfg_truncate_high_noise_steps": flags.cfg_truncate_high_noise_steps,
+        "cfg_every": flags.cfg_every,
         "preload": flags.half_frame_preload,
         **strategy_options,
     }

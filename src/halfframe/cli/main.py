@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--cfg_truncate_steps", type=int, default=0)
     plan.add_argument("--cfg_truncate_high_noise_steps", type=int, default=0)
+    plan.add_argument("--cfg_every", type=int, default=1)
     plan.add_argument("--machine", choices=sorted(_MACHINES), help="predict seconds too, and the speed-up in time")
     plan.add_argument("--no-guidance", action="store_true", help="one forward per step, as distilled experts run")
     plan.add_argument("--json", action="store_true", help="plain data instead of the table")
@@ -126,6 +127,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         strategy=strategy,
         cfg_truncate_steps=arguments.cfg_truncate_steps,
         cfg_truncate_high_noise_steps=arguments.cfg_truncate_high_noise_steps,
+        cfg_every=arguments.cfg_every,
         guidance=not arguments.no_guidance,
         rates=_MACHINES.get(arguments.machine),
         **options,

@@ -83,6 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="and in the last N steps of the high-noise expert",
     )
+    variants.add_argument(
+        "--cfg_every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="and computes guidance anew at every N-th step of each expert only",
+    )
     variants.add_argument("--fewer_steps", action="append", type=int, metavar="N", help="plain, N steps; repeatable")
     variants.add_argument("--no-equal-cost", action="store_true", help="do not add fewer steps at equal cost by itself")
     variants.add_argument(
@@ -151,12 +158,15 @@ def _compared(arguments: argparse.Namespace) -> Comparison:
 
 
 def _variants(arguments: argparse.Namespace) -> list[Variant]:
-    truncation = {
-        name: getattr(arguments, name)
-        for name in ("cfg_truncate_steps", "cfg_truncate_high_noise_steps")
-        if getattr(arguments, name)
-    }
-    cut = f"CFG truncated {arguments.cfg_truncate_steps}/{arguments.cfg_truncate_high_noise_steps}"
+    last, last_high, every = arguments.cfg_truncate_steps, arguments.cfg_truncate_high_noise_steps, arguments.cfg_every
+    truncation = {"cfg_truncate_steps": last} if last else {}
+    truncation |= {"cfg_truncate_high_noise_steps": last_high} if last_high else {}
+    truncation |= {"cfg_every": every} if every != 1 else {}
+    cuts = [
+        *([f"truncated {last}/{last_high}"] if last or last_high else []),
+        *([f"every {every}"] if every != 1 else []),
+    ]
+    cut = f"CFG {', '.join(cuts)}"
     variants = []
     for name in dict.fromkeys(arguments.strategy or [DEFAULT_STRATEGY]):
         strategy, strategy_options = parse_strategy(name)
@@ -167,7 +177,7 @@ def _variants(arguments: argparse.Namespace) -> list[Variant]:
             variants.append(Variant(name, options))
         elif not truncation:
             raise OptionError(
-                "--strategy none computes all frames, as the baseline; give --cfg_truncate_steps with it."
+                "--strategy none computes all frames, as the baseline; give --cfg_truncate_steps or --cfg_every too."
             )
         if truncation:
             variants.append(Variant(f"{name}, {cut}" if halved else cut, {**options, **truncation}))
