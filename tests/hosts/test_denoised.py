@@ -267,7 +267,9 @@ def test_an_expert_without_a_known_table_is_told_from_one_with() -> None:
         generate(pipe, "interpolate", 29)
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 3, "full_start": 1}, {"until": "end", "full_end": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 3, "full_start": 1}, {"until": "end", "full_end": 1, "cfg_every": 3}]
+)
 @pytest.mark.parametrize("strategy", ["own-noise", "interleave", "merge"])
 def test_hosts_agree(strategy: str, options: dict[str, Any]) -> None:
     official, pipe = tiny_wan_t2v(), tiny_diffusers_t2v(seed=1)
