@@ -69,11 +69,11 @@ def variants() -> list[Variant]:
         found += [Variant(steps, name) for name in ("self-duplicate", "interleave", "merge")]
         found += [Variant(steps, None, options) for options in GUIDANCE]
     for steps in (20, 8):
+        found += [Variant(steps, "merge", tuple(options.items())) for options in FLOORS]
+        found += [Variant(steps, "interleave", (("memory", True),))]
         found += [Variant(steps, "self-duplicate", (("noise", "short"),))]
         found += [Variant(steps, name) for name in ("own-noise", "interpolate")]
-        found += [
-            Variant(steps, name, tuple(options.items())) for options in OPTIONS for name in ("merge", "interleave")
-        ]
+        found += [Variant(steps, name, tuple(o.items())) for o in OPTIONS for name in ("merge", "interleave")]
         found += [Variant(steps, name, options) for name in ("merge", "interleave") for options in GUIDANCE]
         found += [Variant(steps, skip_high=2)]
     found += [Variant(steps) for steps in (24, 28, 32, 2, 17, 19)]
@@ -96,6 +96,9 @@ OPTIONS: list[dict[str, Any]] = [
     {"full_end": 4},
     {"full_end": 6},
 ]
+FLOORS: list[dict[str, Any]] = [
+    {"memory": memory, "floor": floor} for floor in (0.95, 0.98, 0.0) for memory in (True, False)
+][:-1]  # the last one is merge as it is
 GUIDANCE: list[tuple[tuple[str, Any], ...]] = [
     (("cfg_every", 2),),
     (("cfg_every", 3),),
@@ -296,7 +299,8 @@ def summary(variant: Variant, rows: list[dict[str, Any]], plain: list[dict[str, 
     result: dict[str, Any] = {"name": variant.name, "steps": variant.steps, "cost": cost, "tokens": tokens}
     result["clips"] = len(rows)
     for key in ("right", "found", "shape", "direction", "speed_error", "duplication"):
-        result[key] = interval([row[key] for row in rows if row[key] is not None])
+        known = [row[key] for row in rows if row[key] is not None]
+        result[key] = interval(known) if known else None
     for key in sorted(key for key in rows[0] if key.startswith(("psnr_", "ssim"))):
         result[key] = interval([row[key] for row in rows])
     ratios = [

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from halfframe import frames
+from halfframe.errors import OptionError
 from halfframe.strategies.base import Mixture, Step
-from halfframe.strategies.denoised import Denoised
+from halfframe.strategies.denoised import Denoised, Positions, Until
 
 __all__ = ["Merge"]
 
@@ -24,9 +25,37 @@ class Merge(Denoised):
     A mean whose noise level would be under the boundary, where the high-noise expert was never trained, is weighted
     towards the first of its frames, so that it is at the boundary. Right before the switch that leaves the one frame,
     as `halfframe.strategies.interleave.Interleave` has it.
+
+    Args:
+        stride: frames of a mean.
+        full_start: see `halfframe.strategies.denoised.Denoised`, as for the others.
+        full_end: see there.
+        until: see there.
+        positions: see there; a mean is at a place between its frames.
+        memory: see there.
+        floor: least noise level 0..1 of a mean, where that is above the boundary: a higher one goes over to single
+            frames earlier, which blurs less of what is not noise any more.
     """
 
     name = "merge"
+
+    def __init__(
+        self,
+        *,
+        stride: int = 2,
+        full_start: int = 0,
+        full_end: int = 0,
+        until: Until = "switch",
+        positions: Positions = "true",
+        memory: bool = False,
+        floor: float = 0.0,
+    ) -> None:
+        super().__init__(
+            stride=stride, full_start=full_start, full_end=full_end, until=until, positions=positions, memory=memory
+        )
+        if not isinstance(floor, int | float) or isinstance(floor, bool) or not 0 <= floor < 1:
+            raise OptionError(f"floor={floor!r} is no noise level; give a number from 0 on and under 1.")
+        self.floor = floor
 
     def select(self, step: Step) -> Sequence[int] | None:
         """The first frame of each mean."""
@@ -43,7 +72,7 @@ class Merge(Denoised):
         if starts is None:
             return None
         size = min(self.stride, step.num_frames)
-        first = _weight_of_the_first(size, _least_noise(step))
+        first = _weight_of_the_first(size, _least_noise(step, self.floor))
         others = (1 - first) / (size - 1)
         ahead = others * size * (size - 1) / 2  # how far the middle of the weights is behind the first frame
         rows = [
@@ -56,28 +85,36 @@ class Merge(Denoised):
         contiguous = self.positions == "contiguous"
         return Mixture(tuple(rows), tuple(float(k) if contiguous else start + ahead for k, start in enumerate(starts)))
 
-    def fill(self, prediction: Tensor, kept: Sequence[int], step: Step, forward: int, latents: Tensor) -> Tensor:
-        """Velocity of all frames: ``(x - x0) / sigma``, with x0 interpolated from what the means show."""
-        mixture = self.mixture(step)
-        if mixture is None:
-            return prediction
-        x = latents.float()
-        shown = mixture.of(x, step.sigma) - mixture.sigma(step.sigma) * prediction.float()
-        return ((x - self.complete(shown, kept, step, forward)) / step.sigma).to(prediction.dtype)
+    def view(self, clip: Tensor, kept: Sequence[int], step: Step) -> Tensor:
+        """Its means."""
+        return frames.mix(clip, self._mixture(step).weights)
+
+    def denoised(self, latents: Tensor, prediction: Tensor, kept: Sequence[int], step: Step) -> Tensor:
+        """x0 of the means, at their noise level."""
+        mixture = self._mixture(step)
+        return mixture.of(latents, step.sigma) - mixture.sigma(step.sigma) * prediction
+
+    def settle(self, velocity: Tensor, kept: Sequence[int], prediction: Tensor) -> Tensor:
+        """The made-up one: no frame was computed as it is."""
+        return velocity
 
     def complete(self, x0: Tensor, kept: Sequence[int], step: Step, forward: int) -> Tensor:
         """Linear between the means' places in time, held beyond the outermost."""
-        mixture = self.mixture(step)
-        assert mixture is not None
-        places = [math.fsum(w * position for position, w in enumerate(row)) for row in mixture.weights]
+        rows = self._mixture(step).weights
+        places = [math.fsum(w * position for position, w in enumerate(row)) for row in rows]
         return frames.interpolate_at(x0, places, step.num_frames)
 
+    def _mixture(self, step: Step) -> Mixture:
+        mixture = self.mixture(step)
+        assert mixture is not None  # asked where frames were left out only
+        return mixture
 
-def _least_noise(step: Step) -> float:
-    """How much of a frame's noise a mean must keep (`Mixture.noise`) to stay on the side of its expert; 0 for any."""
-    bound = step.boundary / 1000 if step.expert == "high" else 0.0
-    if not 0 < step.sigma <= 1 or bound >= 1:
-        return 0.0
+
+def _least_noise(step: Step, floor: float) -> float:
+    """How much of a frame's noise a mean must keep (`Mixture.noise`): for its expert, and for `floor`."""
+    bound = max(floor, step.boundary / 1000 if step.expert == "high" else 0.0)
+    if bound >= 1:
+        return 1.0
     return min(1.0, bound * (1 - step.sigma) / (step.sigma * (1 - bound)))
 
 
