@@ -82,15 +82,19 @@ def test_same_videos_overlapped_and_nothing_copied_back(pipe: Any, strategy: str
 def test_without_room_at_the_switch_and_no_more_memory_than_upstream(
     pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def peak() -> int:
+        """Bytes that were asked for at once: what is allocated depends on the gaps that the cache happens to have."""
+        return int(torch.cuda.memory_stats()["requested_bytes.all.peak"])
+
     generate(pipe)
     torch.cuda.reset_peak_memory_stats()
     expected = generate(pipe)
-    peak = torch.cuda.max_memory_allocated()
+    upstream = peak()
     monkeypatch.setattr("halfframe.preload.GPU_RESERVE", 1 << 60)
     torch.cuda.reset_peak_memory_stats()
     with halfframe.enabled(pipe, None, preload=True) as run:
         assert torch.equal(generate(pipe), expected)
-    assert torch.cuda.max_memory_allocated() <= peak + (1 << 20)
+    assert peak() <= upstream + (1 << 20)
     assert run.report is not None
     assert str(run.report.preload).startswith("at the switch: ")
 
@@ -204,7 +208,7 @@ def all_kinds(folder: Path) -> list[Tensor]:
         matrix[:1].expand(4, 500),
         random((9,), torch.complex64).conj(),
         file,
-        file[1:29_997].view(torch.int32),
+        file[4:30_000].view(torch.int32),
         random((2_000_003,), torch.float32).pin_memory(),
         random((70, 50), torch.float32).pin_memory()[:, :20],
     ]
