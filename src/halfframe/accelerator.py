@@ -1,6 +1,4 @@
 """The one seam to a GPU's memory and streams; all that is decided above it also runs on a simulated device.
-
-`CudaAccelerator` is still to be confirmed, and timed, on a GPU; `halfframe.bounce`, its larger part, is tested without.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def enabled(
             free, measured after a high-noise forward as large as any to come; else it comes in at the switch, as
             upstream's. Either way it goes through 256 MiB of page-locked host memory; without that, plainly and at the
             switch, with a warning. Not for experts under FSDP: a warning says so, and the run goes on without. Weights
-            must not change during a run. Tested with a simulated device; still to be confirmed and timed on a GPU.
+            must not change during a run.
         preset: ``"faithful"``, ``"balanced"`` or ``"fast"`` in place of a strategy and its options, see
             `halfframe.presets`.
         plugins: objects with `halfframe.hookimpl` functions, for this block, beside the installed ones.

@@ -3,8 +3,6 @@
 Host copies of both experts stay. The expert that leaves is pointed back at its own, which copies nothing; the low-noise
 expert streams in while high-noise forwards still run, if there is room for both, else at the switch. Either way it goes
 through a few page-locked buffers, see `halfframe.bounce`.
-
-Tested with a simulated device; still to be confirmed, and timed, on a GPU.
 """
 
 from __future__ import annotations
