@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=49, help="video frames, 4n+1 (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=(160, 96), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--strategy", default="self-duplicate", help="one of the installed strategies")
+    parser.add_argument("--strategy", default=halfframe.DEFAULT_STRATEGY, help="one of the installed strategies")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each variant; the median is shown")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; more than idle cores is slower by far")
     arguments = parser.parse_args()

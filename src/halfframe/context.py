@@ -23,7 +23,8 @@ from halfframe.strategies.base import NOISE_MODES, ExpandFunction, Noise, Strate
 
 __all__ = ["DEFAULT_STRATEGY", "EnabledPipe", "check_options", "enabled"]
 
-DEFAULT_STRATEGY = "self-duplicate"
+DEFAULT_STRATEGY = "interleave"
+"""Nearest to the full run of those that cost as much (examples/tinywan/STUDY.md); the source's is `self-duplicate`."""
 
 _logger = logging.getLogger(__name__)
 _enabled: dict[int, EnabledPipe] = {}
@@ -147,6 +148,7 @@ def check_options(
         raise OptionError(f"plugins={plugins!r} is no list of plugins; give plugins=[plugin].")
     if preset is not None:
         chosen = find_preset(preset)
+        # Every preset is of the default strategy, so whoever names that one beside a preset contradicts nothing.
         if options or strategy != DEFAULT_STRATEGY:
             given = ", ".join([*([] if strategy == DEFAULT_STRATEGY else [f"strategy={strategy!r}"]), *options])
             raise OptionError(f"preset={preset!r} sets the strategy and its options, so leave out {given}, or preset.")
@@ -156,7 +158,9 @@ def check_options(
         noise=noise, guidance=guidance, measure=measure, tflops=tflops, preload=preload, options=dict(options)
     )
     manager = hook_manager([*plugins, BuiltinHosts()])
-    return requested_strategy(strategy, options), manager, settings
+    resolved = requested_strategy(strategy, options)
+    resolved.check_noise(noise)
+    return resolved, manager, settings
 
 
 @contextmanager
@@ -189,7 +193,7 @@ def enabled(
             alone.
         noise: ``"full"`` draws the whole clip's noise as the host does and keeps the kept frames' part, so that a seed
             gives the composition that it gives without halfframe; ``"short"`` draws the kept frames only, as the
-            source.
+            source, and goes with its strategies and with functions.
         cfg_truncate_steps: the last so many steps of the schedule go without the unconditional forward.
         cfg_truncate_high_noise_steps: so do the last so many steps of the high-noise expert.
         cfg_mode: what the prediction is there: ``"conditional"`` is the conditional one, ``"reuse-delta"`` adds to it

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from halfframe import frames
+from halfframe.context import DEFAULT_STRATEGY
 from halfframe.cost import A14B, ExpertShape, Rates
 from halfframe.errors import HalfframeError, OptionError
 from halfframe.guidance import GuidanceMode, GuidanceTruncation
@@ -134,7 +135,7 @@ def plan(
     shift: float = 12.0,
     sample_solver: Literal["unipc", "dpm++"] = "unipc",
     boundary: float = 0.875,
-    strategy: str | Strategy | ExpandFunction | None = "self-duplicate",
+    strategy: str | Strategy | ExpandFunction | None = DEFAULT_STRATEGY,
     cfg_truncate_steps: int = 0,
     cfg_truncate_high_noise_steps: int = 0,
     cfg_mode: GuidanceMode = "conditional",

@@ -16,7 +16,7 @@ from ..helpers_diffusers import ARGS, PROMPT, run, seeded
 
 
 def halved(pipe: Any, noise: Any) -> Any:
-    return halfframe.enabled(pipe, noise=noise) if noise else contextlib.nullcontext()
+    return halfframe.enabled(pipe, "self-duplicate", noise=noise) if noise else contextlib.nullcontext()
 
 
 def official_latents(pipe: Any, noise: str | None, num_frames: int) -> Tensor:

@@ -329,6 +329,9 @@ def test_presets_are_their_strategy_and_options(t2v: Any, preset: Any) -> None:
     assert dict(block.report.options) == dict(point.options)
     with halfframe.enabled(t2v, point.strategy, **point.options):
         assert torch.equal(t2v.generate("a kite", **clip), video)
+    assert point.strategy == halfframe.DEFAULT_STRATEGY  # so naming that one beside a preset is no contradiction
+    with halfframe.enabled(t2v, halfframe.DEFAULT_STRATEGY, preset=preset):
+        assert torch.equal(t2v.generate("a kite", **clip), video)
 
 
 @pytest.mark.parametrize(
@@ -336,6 +339,8 @@ def test_presets_are_their_strategy_and_options(t2v: Any, preset: Any) -> None:
     [
         ({"preset": "slow"}, "preset='slow' is unknown; needed: one of 'faithful', 'balanced', 'fast'"),
         ({"preset": "fast", "strategy": "own-noise"}, "so leave out strategy='own-noise', or preset"),
+        ({"preset": "fast", "strategy": "self-duplicate"}, "so leave out strategy='self-duplicate', or preset"),
+        ({"preset": "fast", "strategy": None}, "so leave out strategy=None, or preset"),
         ({"preset": "fast", "stride": 3}, "sets the strategy and its options, so leave out stride, or preset"),
     ],
 )

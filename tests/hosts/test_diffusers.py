@@ -49,6 +49,21 @@ def close(seen: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5)
 
 
+STRATEGIES = ["self-duplicate", halfframe.DEFAULT_STRATEGY]
+
+
+def halved_latents(pipe: Any, strategy: str) -> Tensor:
+    """What `pipe` must make of `ARGS`: the reference loop's latents, or those of a pipeline that nobody disturbs."""
+    if strategy == "self-duplicate":
+        return half_frame_latents(pipe)
+    undisturbed = type(pipe)(**copy.deepcopy(pipe.components), boundary_ratio=pipe.config.boundary_ratio)
+    undisturbed.set_progress_bar_config(disable=True)
+    with halfframe.enabled(undisturbed, strategy):
+        latents = run(undisturbed)
+    assert not torch.equal(latents, run(undisturbed))
+    return latents
+
+
 class Alternating(halfframe.Strategy):
     """Every other frame, even ones first, then odd ones, and so on: the computed frames change at every step."""
 
@@ -70,7 +85,7 @@ class Alternating(halfframe.Strategy):
 def test_latents_are_those_of_the_reference_loop(pipe: Any, num_frames: int, scheduler: str, noise: str) -> None:
     pipe.scheduler = SCHEDULERS[scheduler]()
     expected = half_frame_latents(pipe, num_frames=num_frames, short_noise=noise == "short", guidance=(3.0, 4.0))
-    with halfframe.enabled(pipe, noise=noise) as enabled:  # type: ignore[arg-type]
+    with halfframe.enabled(pipe, "self-duplicate", noise=noise) as enabled:  # type: ignore[arg-type]
         latents = run(pipe, num_frames=num_frames, guidance_scale=3.0, guidance_scale_2=4.0)
     close(latents, expected)
     assert enabled.report is not None
@@ -88,14 +103,14 @@ def test_stochastic_solver(t2v: Any) -> None:
     torch.manual_seed(1)
     expected = half_frame_latents(t2v)
     torch.manual_seed(1)
-    with halfframe.enabled(t2v):
+    with halfframe.enabled(t2v, "self-duplicate"):
         close(run(t2v), expected)
 
 
 @pytest.mark.parametrize(("num_frames", "kept", "total"), [(17, 3, 5), (21, 3, 6)])
 def test_frames_that_each_expert_sees(pipe: Any, num_frames: int, kept: int, total: int) -> None:
     seen = Seen(pipe)
-    with halfframe.enabled(pipe):
+    with halfframe.enabled(pipe, "self-duplicate"):
         run(pipe, num_frames=num_frames)
     high = sum(name == "transformer" for name, _ in seen.calls)
     assert seen.latent_frames == [("transformer", kept)] * high + [("transformer_2", total)] * (16 - high)
@@ -126,12 +141,28 @@ def test_last_image_is_always_shown() -> None:
     """Its latent frame is computed even where its position is a skipped one (6 latent frames: 0, 2, 4 and 5)."""
     pipe = tiny_diffusers_i2v()
     seen = Seen(pipe)
-    with halfframe.enabled(pipe) as enabled:
+    with halfframe.enabled(pipe, "self-duplicate") as enabled:
         run(pipe, num_frames=21, last_image=picture(1))
     assert {shape[2] for name, shape in seen.calls if name == "transformer"} == {4}
     assert enabled.report is not None
     assert enabled.report.high is not None
     assert enabled.report.high.latent_frames == (4,)
+
+
+def test_last_image_is_shown_beside_frames_that_change_from_step_to_step() -> None:
+    """6 latent frames: 0, 2, 4 and 5 at one step, at the next 0, 1, 3 and 5."""
+    pipe = tiny_diffusers_i2v()
+    kept: list[Any] = []
+
+    class Kept:
+        @halfframe.hookimpl
+        def halfframe_expert_call(self, call: halfframe.ExpertCall) -> None:
+            kept.append(call.kept)
+
+    with halfframe.enabled(pipe, plugins=[Kept()]):
+        run(pipe, num_frames=21, last_image=picture(1))
+    assert kept[:4] == [(0, 2, 4, 5)] * 2 + [(0, 1, 3, 5)] * 2
+    assert kept[-1] is None
 
 
 def test_last_image_frame_starts_from_its_own_noise() -> None:
@@ -141,7 +172,7 @@ def test_last_image_frame_starts_from_its_own_noise() -> None:
     run(pipe, num_frames=21, last_image=picture(1))
     whole = given[0]
     given.clear()
-    with halfframe.enabled(pipe):
+    with halfframe.enabled(pipe, "self-duplicate"):
         run(pipe, num_frames=21, last_image=picture(1))
     handle.remove()
     assert torch.equal(given[0], whole[:, :, [0, 2, 4, 5]])
@@ -191,7 +222,7 @@ def made(arguments: dict[str, Any]) -> dict[str, Any]:
 def test_arguments(t2v: Any, case: str) -> None:
     arguments, expected = MATRIX[case]
     plain = run(t2v, **made(arguments))
-    with halfframe.enabled(t2v) as enabled:
+    with halfframe.enabled(t2v, "self-duplicate") as enabled:
         latents = run(t2v, **made(arguments))
     close(latents, half_frame_latents(t2v, **made(expected)))
     close(plain, half_frame_latents(t2v, half=False, **made(expected)))
@@ -216,7 +247,7 @@ def test_global_random_state(pipe: Any) -> None:
 def test_given_latents_with_short_noise_are_their_kept_frames(t2v: Any) -> None:
     given = torch.randn(1, 16, 5, 4, 6, generator=seeded(3))
     before = given.clone()
-    with halfframe.enabled(t2v, noise="short"):
+    with halfframe.enabled(t2v, "self-duplicate", noise="short"):
         latents = run(t2v, latents=given)
     assert torch.equal(given, before)
     close(latents, half_frame_latents(t2v, latents=given))
@@ -249,7 +280,7 @@ def test_video(t2v: Any, output_type: str) -> None:
 def test_transformer_of_lower_precision_than_the_latents(pipe: Any) -> None:
     for name in EXPERTS:
         getattr(pipe, name).to(torch.bfloat16)
-    with halfframe.enabled(pipe):
+    with halfframe.enabled(pipe, "self-duplicate"):
         latents = run(pipe)
     expected = half_frame_latents(pipe)
     assert latents.dtype == expected.dtype == torch.float32
@@ -330,14 +361,14 @@ def test_interrupt(t2v: Any, last: int) -> None:
         pipe._interrupt = step >= last
         return tensors
 
-    with halfframe.enabled(t2v) as enabled:
+    with halfframe.enabled(t2v, "self-duplicate") as enabled:
         latents = run(t2v, callback_on_step_end=stop)
     assert latents.shape == (1, 16, 5, 4, 6)
     report = enabled.report
     assert report is not None
     assert report.high is not None
     assert report.high.forwards + (report.low.forwards if report.low else 0) == 2 * (last + 1)
-    with halfframe.enabled(t2v):
+    with halfframe.enabled(t2v, "self-duplicate"):
         close(run(t2v), half_frame_latents(t2v))
 
 
@@ -354,7 +385,7 @@ def test_callback_that_replaces_the_latents(t2v: Any, at: int, dtype: torch.dtyp
     def edit(step: int, latents: Tensor, halved: bool) -> Tensor:
         return latents * 0.5 + (other[:, :, ::2] if halved else other) if step == at else latents
 
-    with halfframe.enabled(t2v):
+    with halfframe.enabled(t2v, "self-duplicate"):
         latents = run(t2v, callback_on_step_end=replace)
     close(latents, half_frame_latents(t2v, edit=edit))
 
@@ -362,16 +393,17 @@ def test_callback_that_replaces_the_latents(t2v: Any, at: int, dtype: torch.dtyp
 def test_callback_objects_keep_their_meaning(t2v: Any) -> None:
     """diffusers tells them from functions by their class, and lets them choose the tensors that they are given."""
     cutoff = diffusers.callbacks.SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=99)
-    with halfframe.enabled(t2v):
+    with halfframe.enabled(t2v, "self-duplicate"):
         close(run(t2v, callback_on_step_end=cutoff), half_frame_latents(t2v))
 
 
 # Nothing is left behind.
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("at", range(16))
-def test_exception_at_any_expert_call(t2v: Any, at: int) -> None:
-    plain = run(t2v)
+def test_exception_at_any_expert_call(t2v: Any, at: int, strategy: str) -> None:
+    plain, halved = run(t2v), halved_latents(t2v, strategy)
     before = state(t2v)
     calls = iter(range(99))
 
@@ -380,14 +412,14 @@ def test_exception_at_any_expert_call(t2v: Any, at: int) -> None:
             raise RuntimeError("injected")
 
     handles = [getattr(t2v, name).proj_out.register_forward_pre_hook(fail) for name in EXPERTS]
-    with halfframe.enabled(t2v) as enabled:
+    with halfframe.enabled(t2v, strategy) as enabled:
         with pytest.raises(RuntimeError, match="injected"):
             run(t2v)
         assert enabled.reports == []
         again = run(t2v)
     for handle in handles:
         handle.remove()
-    close(again, half_frame_latents(t2v))
+    close(again, halved)
     assert state(t2v) == before
     assert torch.equal(run(t2v), plain)
 
@@ -429,10 +461,11 @@ def test_pipe_is_as_before(pipe: Any) -> None:
     assert torch.equal(run(pipe), plain)
 
 
-def test_first_run_ever(t2v: Any) -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_first_run_ever(t2v: Any, strategy: str) -> None:
     """Enabled before any plain run, so that nothing that the first run sets up is taken for granted."""
-    with halfframe.enabled(t2v):
-        close(run(t2v), half_frame_latents(t2v))
+    with halfframe.enabled(t2v, strategy):
+        close(run(t2v), halved_latents(tiny_diffusers_t2v(), strategy))
     assert torch.equal(run(t2v), run(tiny_diffusers_t2v()))
 
 
@@ -497,10 +530,14 @@ def compiled_in_place(pipe: Any) -> None:
         getattr(pipe, name).compile(backend="eager", fullgraph=True)
 
 
-@pytest.mark.parametrize(("step", "compiled"), [(1, False), (6, False), (1, True)])
-def test_sibling_in_another_thread_in_the_middle_of_a_run(t2v: Any, step: int, compiled: bool) -> None:
+# An expert that is compiled as a whole must not be called from another thread while its positions are exchanged.
+@pytest.mark.parametrize(
+    ("step", "compiled", "strategy"),
+    [(step, False, strategy) for step in (1, 6) for strategy in STRATEGIES] + [(1, True, "self-duplicate")],
+)
+def test_sibling_in_another_thread_in_the_middle_of_a_run(t2v: Any, step: int, compiled: bool, strategy: str) -> None:
     other = sibling(t2v)
-    plain, halved = run(other), half_frame_latents(t2v)
+    plain, halved = run(other), halved_latents(t2v, strategy)
     if compiled:
         compiled_in_place(t2v)
     run(t2v)
@@ -509,11 +546,11 @@ def test_sibling_in_another_thread_in_the_middle_of_a_run(t2v: Any, step: int, c
 
     def meanwhile() -> None:
         seen["plain"] = in_thread(lambda: run(other))
-        with halfframe.enabled(other):
+        with halfframe.enabled(other, strategy):
             seen["enabled"] = in_thread(lambda: run(other))
             seen["enabled, same thread"] = run(other)
 
-    with halfframe.enabled(t2v):
+    with halfframe.enabled(t2v, strategy):
         close(run(t2v, callback_on_step_end=at_step(step, meanwhile)), halved)
     assert torch.equal(seen["plain"], plain)
     close(seen["enabled"], halved)
@@ -522,11 +559,13 @@ def test_sibling_in_another_thread_in_the_middle_of_a_run(t2v: Any, step: int, c
     assert torch.equal(run(t2v), plain)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_runs_that_end_in_the_order_in_which_they_began(t2v: Any, compiled: bool) -> None:
+@pytest.mark.parametrize(
+    ("compiled", "strategy"), [*((False, strategy) for strategy in STRATEGIES), (True, "self-duplicate")]
+)
+def test_runs_that_end_in_the_order_in_which_they_began(t2v: Any, compiled: bool, strategy: str) -> None:
     """The patches of two runs on the same modules come off in another order than the reverse."""
     other = sibling(t2v)
-    plain, halved = run(t2v), half_frame_latents(t2v)
+    plain, halved = run(t2v), halved_latents(t2v, strategy)
     if compiled:
         compiled_in_place(t2v)
     run(t2v)
@@ -539,7 +578,7 @@ def test_runs_that_end_in_the_order_in_which_they_began(t2v: Any, compiled: bool
             first_is_inside.set()
             assert second_is_inside.wait(60)
 
-        with halfframe.enabled(t2v):
+        with halfframe.enabled(t2v, strategy):
             seen["first"] = run(t2v, callback_on_step_end=at_step(1, meet))
         first_is_done.set()
 
@@ -549,7 +588,7 @@ def test_runs_that_end_in_the_order_in_which_they_began(t2v: Any, compiled: bool
             assert first_is_done.wait(60)
 
         assert first_is_inside.wait(60)
-        with halfframe.enabled(other):
+        with halfframe.enabled(other, strategy):
             seen["second"] = run(other, callback_on_step_end=at_step(1, meet))
 
     threads = [threading.Thread(target=target) for target in (first, second)]
@@ -568,7 +607,7 @@ def test_second_run_of_the_same_pipe_at_the_same_time(t2v: Any) -> None:
         with pytest.raises(halfframe.HalfframeError, match="is generating already"):
             run(t2v)
 
-    with halfframe.enabled(t2v):
+    with halfframe.enabled(t2v, "self-duplicate"):
         close(run(t2v, callback_on_step_end=at_step(1, again)), half_frame_latents(t2v))
 
 
@@ -592,7 +631,7 @@ def test_compiled_experts(t2v: Any, how: Callable[[Any], None]) -> None:
     how(t2v)
     close(run(t2v), plain)  # compiled for whole clips first
     before = state(t2v)
-    with halfframe.enabled(t2v) as enabled:
+    with halfframe.enabled(t2v, "self-duplicate") as enabled:
         close(run(t2v), halved)
         close(run(t2v), halved)
     assert [report.high.latent_frames for report in enabled.reports if report.high] == [(3,), (3,)]
@@ -618,26 +657,28 @@ def test_compiled_experts_see_true_positions(t2v: Any, how: Callable[[Any], None
     close(run(t2v), plain)
 
 
-def test_accelerate_offload(pipe: Any) -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_accelerate_offload(pipe: Any, strategy: str) -> None:
     accelerate = pytest.importorskip("accelerate")
-    halved = half_frame_latents(pipe)
+    halved = halved_latents(pipe, strategy)
     for name in EXPERTS:
         accelerate.cpu_offload(getattr(pipe, name), execution_device=torch.device("cpu"))
     plain = run(pipe)
     before = state(pipe).keys()
-    with halfframe.enabled(pipe):
+    with halfframe.enabled(pipe, strategy):
         close(run(pipe), halved)
     assert state(pipe).keys() == before
     assert torch.equal(run(pipe), plain)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("offload_type", ["leaf_level", "block_level"])
-def test_group_offload(t2v: Any, offload_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_group_offload(t2v: Any, offload_type: str, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From CPU to CPU: the hooks and the moves are real; diffusers only insists that there is an accelerator."""
     if torch.accelerator.current_accelerator() is None:
         monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device("cpu"))
     hooks = pytest.importorskip("diffusers.hooks")
-    halved = half_frame_latents(t2v)
+    halved = halved_latents(t2v, strategy)
     for name in EXPERTS:
         hooks.apply_group_offloading(
             getattr(t2v, name),
@@ -646,7 +687,7 @@ def test_group_offload(t2v: Any, offload_type: str, monkeypatch: pytest.MonkeyPa
             num_blocks_per_group=1 if offload_type == "block_level" else None,
         )
     plain = run(t2v)
-    with halfframe.enabled(t2v):
+    with halfframe.enabled(t2v, strategy):
         close(run(t2v), halved)
     assert torch.equal(run(t2v), plain)
 
@@ -718,7 +759,7 @@ def test_cache_works_on_half_clips_too(cached: Any) -> None:
     expected = half_frame_latents(cached)
     reset(cached)
     assert not torch.equal(expected, half_frame_latents(without_caches(cached)))
-    with halfframe.enabled(cached):
+    with halfframe.enabled(cached, "self-duplicate"):
         close(run(cached), expected)
         close(run(cached), expected)
     assert torch.equal(run(cached), plain)
@@ -728,12 +769,11 @@ def test_cache_never_serves_other_frames_than_it_was_made_from(cached: Any) -> N
     """The high-noise expert's frames change at every step, so there its cache may not be used at all."""
     if "FasterCache" in type(cached.transformer._cache_config).__name__:
         plain = run(cached)
-        with (
-            halfframe.enabled(cached, Alternating()),
-            pytest.raises(halfframe.HalfframeError, match=r"has FasterCache on, .* change from step to step"),
-        ):
-            run(cached, guidance_scale=1.0)
-        assert torch.equal(run(cached), plain)
+        message = r"has FasterCache on, .* change from step to step, .* keeps the same frames, such as 'self-duplicate'"
+        for strategy in (Alternating(), halfframe.DEFAULT_STRATEGY):
+            with halfframe.enabled(cached, strategy), pytest.raises(halfframe.HalfframeError, match=message):
+                run(cached, guidance_scale=1.0)
+            assert torch.equal(run(cached), plain)
         return
     at_switch: list[Tensor] = []
 
@@ -755,7 +795,7 @@ def test_cache_after_an_exception(cached: Any) -> None:
     def fail() -> None:
         raise RuntimeError("injected")
 
-    with halfframe.enabled(cached), pytest.raises(RuntimeError, match="injected"):
+    with halfframe.enabled(cached, "self-duplicate"), pytest.raises(RuntimeError, match="injected"):
         run(cached, callback_on_step_end=at_step(3, fail))
     assert torch.equal(run(cached), plain)
     with pytest.raises(RuntimeError, match="injected"):
@@ -764,7 +804,7 @@ def test_cache_after_an_exception(cached: Any) -> None:
     expected = half_frame_latents(cached)
     with contextlib.suppress(RuntimeError):
         run(cached, callback_on_step_end=at_step(3, fail))  # a plain run that leaves its caches behind
-    with halfframe.enabled(cached):
+    with halfframe.enabled(cached, "self-duplicate"):
         close(run(cached), expected)
 
 
@@ -842,7 +882,7 @@ def test_other_pipelines_are_not_recognised(t2v: Any) -> None:
 
 
 def test_parts_exchanged_within_the_block(t2v: Any) -> None:
-    with halfframe.enabled(t2v):
+    with halfframe.enabled(t2v, "self-duplicate"):
         expert, t2v.transformer_2 = t2v.transformer_2, t2v.transformer
         with pytest.raises(halfframe.UnsupportedPipelineError, match="one module serves as both experts"):
             run(t2v)

@@ -86,11 +86,38 @@ def test_subclass_that_inherits_generate_is_served(t2v: Any) -> None:
         ({"noise": "long"}, "noise='long' is unknown; needed: one of 'full', 'short'"),
         ({"tflops": 0}, "tflops=0 is no rate"),
         ({"tflops": -1.0}, "tflops=-1.0 is no rate"),
-        ({"colour": "red"}, "strategy 'self-duplicate' does not fit colour='red'.*Its options: none"),
+        ({"colour": "red"}, "strategy 'interleave' does not fit colour='red'.*Its options: stride=2, full_start=0"),
+        ({"colour": "red", "strategy": "self-duplicate"}, "does not fit colour='red'.*Its options: none"),
+        ({"noise": "short"}, "'interleave' carries .* so noise='short' has no meaning for it; .* 'self-duplicate'"),
+        ({"noise": "short", "strategy": None}, "noise='short' has no meaning for it; leave out `noise`, or name"),
+        ({"noise": "short", "preset": "fast"}, "noise='short' has no meaning for it"),
     ],
 )
 def test_unusable_options(t2v: Any, options: dict[str, Any], match: str) -> None:
     refuse(t2v, match, halfframe.OptionError, **options)
+
+
+def test_a_strategy_that_allocates_is_asked_itself_for_short_noise(t2v: Any) -> None:
+    asked: list[str] = []
+
+    class Mine(halfframe.Strategy):
+        def allocate(self, allocation: halfframe.Allocation) -> Any:
+            asked.append(allocation.noise)
+            return allocation.draw(allocation.shape)
+
+    class NotYet(Mine):
+        def allocate(self, allocation: halfframe.Allocation) -> Any:
+            return halfframe.Strategy.allocate(self, allocation)
+
+    clip = {"size": (32, 32), "frame_num": 9, "sampling_steps": 2, "shift": 12.0, "offload_model": False}
+    with halfframe.enabled(t2v, Mine(), noise="short"), pytest.warns(halfframe.HalfframeWarning, match="left out no"):
+        t2v.generate("a", **clip)
+    assert asked == ["short"]
+    with (
+        halfframe.enabled(t2v, NotYet(), noise="short"),
+        pytest.raises(halfframe.OptionError, match="so noise='short' has no meaning for it"),
+    ):
+        t2v.generate("a", **clip)
 
 
 def test_unknown_strategy(t2v: Any) -> None:

@@ -52,7 +52,7 @@ def test_video_is_that_of_the_reference_loop(i2v: Any, frame_num: int, solver: s
         )
         expected = i2v.vae.decode([latents])[0]
     if half:
-        with halfframe.enabled(i2v, noise=noise):
+        with halfframe.enabled(i2v, "self-duplicate", noise=noise):
             video = generate(i2v, **changes)
     else:
         video = generate(i2v, **changes)
@@ -83,7 +83,7 @@ def test_conditioning_follows_the_kept_frames(i2v: Any) -> None:
             seen[name].add((tuple(args[0][0].shape), tuple(y.shape), kwargs["seq_len"], torch.equal(y, kept)))
 
         model.register_forward_pre_hook(look, with_kwargs=True)
-    with halfframe.enabled(i2v) as run:
+    with halfframe.enabled(i2v, "self-duplicate") as run:
         generate(i2v)
     assert seen["high"] == {((16, 3, 4, 6), (20, 3, 4, 6), 18, True)}
     assert seen["low"] == {((16, 5, 4, 6), (20, 5, 4, 6), 30, True)}

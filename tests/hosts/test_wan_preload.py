@@ -73,7 +73,7 @@ def test_upstreams_own_run_copies_back(pipe: Any, device: SimulatedAccelerator) 
 
 
 @pytest.mark.parametrize("solver", ["unipc", "dpm++"])
-@pytest.mark.parametrize("strategy", [None, "self-duplicate"])
+@pytest.mark.parametrize("strategy", [None, "self-duplicate", "interleave"])
 def test_same_videos_and_nothing_copied_back(
     pipe: Any, device: SimulatedAccelerator, solver: str, strategy: str | None
 ) -> None:
@@ -201,7 +201,7 @@ def test_a_single_high_noise_step_is_enough(pipe: Any) -> None:
 
 def test_fsdp_is_off_with_a_warning(pipe: Any, device: SimulatedAccelerator) -> None:
     wrapped = pipe.low_noise_model
-    expected = plain(pipe, "self-duplicate")
+    expected = plain(pipe, halfframe.DEFAULT_STRATEGY)
 
     class Wrapper(FullyShardedDataParallel):
         def forward(self, *args: Any, **kwargs: Any) -> Any:

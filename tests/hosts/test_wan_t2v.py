@@ -90,7 +90,7 @@ def test_what_reaches_each_expert(t2v: Any, frame_num: int, total: int, kept: in
     low: list[Any] = []
     spy(t2v.high_noise_model, high)
     spy(t2v.low_noise_model, low)
-    with halfframe.enabled(t2v) as run:
+    with halfframe.enabled(t2v, "self-duplicate") as run:
         generate(t2v, frame_num=frame_num)
     report = run.report
     assert report is not None
@@ -124,7 +124,7 @@ def test_many_different_runs_in_one_block(t2v: Any) -> None:
         {"shift": 5.0, "guide_scale": 3.0},
         {"sampling_steps": 12, "seed": 1},
     ]
-    with halfframe.enabled(t2v) as run:
+    with halfframe.enabled(t2v, "self-duplicate") as run:
         videos = [generate(t2v, **changes) for changes in runs]
     assert len(run.reports) == len(runs)
     for changes, video in zip(runs, videos, strict=True):
@@ -147,7 +147,7 @@ def test_positional_arguments_and_defaults_are_generates_own(t2v: Any) -> None:
 def test_schedule_that_never_reaches_the_low_noise_expert(t2v: Any) -> None:
     t2v.boundary = 0.0
     plugin = Calls()
-    with halfframe.enabled(t2v, plugins=[plugin]) as run:
+    with halfframe.enabled(t2v, "self-duplicate", plugins=[plugin]) as run:
         video = generate(t2v)
     torch.testing.assert_close(video, reference(t2v), rtol=0, atol=1e-6)
     assert run.report is not None
@@ -162,7 +162,7 @@ def test_schedule_without_high_noise_step_is_a_plain_run(t2v: Any, noise: Any) -
     t2v.boundary = 1.0
     plain = generate(t2v)
     with (
-        halfframe.enabled(t2v, noise=noise) as run,
+        halfframe.enabled(t2v, "self-duplicate", noise=noise) as run,
         pytest.warns(halfframe.HalfframeWarning, match="nothing was halved: no timestep of the schedule reaches"),
     ):
         video = generate(t2v)
@@ -175,7 +175,7 @@ def test_schedule_without_high_noise_step_is_a_plain_run(t2v: Any, noise: Any) -
 def test_a_single_frame_is_a_plain_run(t2v: Any, noise: Any) -> None:
     plain = generate(t2v, frame_num=1)
     with (
-        halfframe.enabled(t2v, noise=noise) as run,
+        halfframe.enabled(t2v, "self-duplicate", noise=noise) as run,
         pytest.warns(halfframe.HalfframeWarning, match="the clip has 1 latent frame"),
     ):
         video = generate(t2v, frame_num=1)
@@ -202,7 +202,7 @@ def test_boundary_is_seen_once_between_the_experts(t2v: Any) -> None:
 
     plugin = Order()
     t2v.low_noise_model.register_forward_pre_hook(lambda *_: order.append("low runs"))
-    with halfframe.enabled(t2v, plugins=[plugin]):
+    with halfframe.enabled(t2v, "self-duplicate", plugins=[plugin]):
         generate(t2v)
     at = order.index("boundary")
     assert order.count("boundary") == 1
@@ -232,7 +232,7 @@ def test_latents_rewritten_at_the_boundary_survive_the_solver(t2v: Any, solver: 
             boundary.latents = boundary.latents + 0.5
 
     expected = reference(t2v, sample_solver=solver, expand=lambda x, n: duplicate(x, n) + 0.5, restart=True)
-    with halfframe.enabled(t2v, plugins=[Brighten()]):
+    with halfframe.enabled(t2v, "self-duplicate", plugins=[Brighten()]):
         video = generate(t2v, sample_solver=solver)
     torch.testing.assert_close(video, expected, rtol=0, atol=1e-6)
 
@@ -327,7 +327,7 @@ def test_one_log_line_per_run(t2v: Any, caplog: pytest.LogCaptureFixture) -> Non
         generate(t2v)
     infos = [record for record in caplog.records if record.levelname == "INFO"]
     assert len(infos) == 1
-    assert "self-duplicate on wan: 6 high-noise steps on 3 of 5 latent frames" in infos[0].getMessage()
+    assert "interleave on wan: 6 high-noise steps on 3 of 5 latent frames" in infos[0].getMessage()
 
 
 def test_a_fork_that_runs_one_forward_per_step(t2v: Any) -> None:

@@ -324,7 +324,7 @@ def _refuse_faster_cache(experts: Sequence[Any]) -> None:
             raise HalfframeError(
                 f"{type(_unwrapped(module)).__name__} has FasterCache on, and the strategy's kept frames change from "
                 "step to step, so what is cached is of other frames; call disable_cache(), use another cache, or a "
-                "strategy that keeps the same frames."
+                "strategy that keeps the same frames, such as 'self-duplicate'."
             )
 
 

@@ -153,12 +153,13 @@ class Strategy:
 
     def allocate(self, allocation: Allocation) -> Tensor:
         """The latents to start from, of `allocation.shape`; by default, what the host would have drawn."""
-        if allocation.noise != "full":
-            raise OptionError(
-                f"strategy {self.name!r} carries latents of full length, so noise={allocation.noise!r} has no meaning "
-                "for it; leave out `noise`."
-            )
+        _refuse_noise(self.name, allocation.noise)
         return allocation.draw(allocation.shape)
+
+    def check_noise(self, noise: Noise) -> None:
+        """Raise `OptionError` if `allocate` is the base's, which draws full noise only: asked before a run starts."""
+        if type(self).allocate is Strategy.allocate:
+            _refuse_noise(self.name, noise)
 
     def select(self, step: Step) -> Sequence[int] | None:
         """Positions of the latent frames that the expert computes at `step`, increasing; None for all of them."""
@@ -239,3 +240,11 @@ class Expansion(Strategy):
         """``expand(kept frames, F)``."""
         num_frames = latents.shape[frames.TIME_DIM]
         return self._expand(frames.take(latents, frames.kept_indices(num_frames)), num_frames)
+
+
+def _refuse_noise(name: str, noise: Noise) -> None:
+    if noise != "full":
+        raise OptionError(
+            f"strategy {name!r} carries latents of full length, so noise={noise!r} has no meaning for it; leave out "
+            "`noise`, or name a strategy that has it, such as 'self-duplicate'."
+        )

@@ -21,6 +21,7 @@ from halfframe.tinywan.model import SHIFT, SIDE, load_diffusers, load_wan
 
 __all__ = ["PROMPT", "add_arguments", "main"]
 
+_SHOWN = ("self-duplicate", DEFAULT_STRATEGY)
 PROMPT = "a big red ball moves left fast over stripes, a small green square stays"
 
 
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         action="append",
         metavar="NAME[:OPTIONS]",
-        help=f"an installed strategy; repeatable (default: {DEFAULT_STRATEGY} and interleave)",
+        help=f"an installed strategy; repeatable (default: {' and '.join(_SHOWN)})",
     )
     parser.add_argument("--host", choices=("diffusers", "wan"), default="diffusers", help="whose pipeline runs it")
     parser.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR", help="(default: %(default)s)")
@@ -63,7 +64,7 @@ def main(arguments: argparse.Namespace) -> int:
         "shift": SHIFT,
         "guidance_scale": GUIDE_SCALE,
     }
-    names = arguments.strategy or list(dict.fromkeys((DEFAULT_STRATEGY, "interleave")))
+    names = arguments.strategy or _SHOWN
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*autocast")  # the official package asks for CUDA's throughout
         comparison = compare(
