@@ -65,12 +65,14 @@ def variants() -> list[Variant]:
     """Everything that is compared, the most telling first."""
     found = [Variant(steps) for steps in BASELINES]
     found += [Variant(steps) for steps in (13, 5, 9, 3, 10, 7, 6, 11, 14, 15, 16, 18)]
+    for steps in (8, 20):
+        found += [Variant(steps, name) for name in ("self-duplicate", "interleave", "merge")]
+        found += [Variant(steps, "merge", tuple(options.items())) for options in FLOORS]
+        found += [Variant(steps, "interleave", (("memory", True),))]
     for steps in (20, 8, 12, 4, 40):
         found += [Variant(steps, name) for name in ("self-duplicate", "interleave", "merge")]
         found += [Variant(steps, None, options) for options in GUIDANCE]
     for steps in (20, 8):
-        found += [Variant(steps, "merge", tuple(options.items())) for options in FLOORS]
-        found += [Variant(steps, "interleave", (("memory", True),))]
         found += [Variant(steps, "self-duplicate", (("noise", "short"),))]
         found += [Variant(steps, name) for name in ("own-noise", "interpolate")]
         found += [Variant(steps, name, tuple(o.items())) for o in OPTIONS for name in ("merge", "interleave")]

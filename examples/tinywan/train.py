@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--phases", nargs="+", default=["common", "high", "low"], choices=("common", "high", "low"), help="of experts"
     )
+    parser.add_argument("--part", default="1/1", help="latents: K/N, every N-th shard from the K-th on")
     parser.add_argument("--fit", action="store_true", help="experts: as many steps as --minutes have room for")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads")
@@ -144,7 +145,8 @@ def encode_latents(arguments: argparse.Namespace) -> None:
     shards = arguments.folder / "latents"
     shards.mkdir(exist_ok=True)
     end = time.monotonic() + 60 * arguments.minutes
-    for number in range(arguments.steps or 48):
+    part, parts = map(int, arguments.part.split("/"))
+    for number in range(part - 1, arguments.steps or 48, parts):
         path = shards / f"{number:03}.pt"
         if path.exists():
             continue

@@ -1,5 +1,4 @@
-"""The one seam to a GPU's memory and streams; all that is decided above it also runs on a simulated device.
-"""
+"""The one seam to a GPU's memory and streams; all that is decided above it also runs on a simulated device."""
 
 from __future__ import annotations
 
