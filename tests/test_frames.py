@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -248,3 +249,32 @@ def test_take_and_put_refuse_frames_that_are_not_there() -> None:
         frames.take(clip, [0, 5])
     with pytest.raises(HalfframeError, match=r"put got 1 frames, shape \(2, 1, 1, 1\), for 2 positions"):
         frames.put(clip, [0, 2], clip[:, :1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_mix_is_a_weighted_sum_of_frames(dtype: torch.dtype) -> None:
+    latents = torch.randn(2, 3, 4, 5, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows = ((0.7, 0.3, 0.0, 0.0), (0.0, 0.1, 0.2, 0.7))
+    mixed = frames.mix(latents, rows)
+    assert mixed.dtype == dtype
+    assert mixed.is_contiguous()
+    exact = torch.stack([sum(w * latents.double()[:, :, f] for f, w in enumerate(row)) for row in rows], dim=2)
+    torch.testing.assert_close(mixed, exact.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+    with pytest.raises(HalfframeError, match=r"mix got rows of \[3\] weights for latents of shape \(2, 3, 4, 5, 6\)"):
+        frames.mix(latents, [(1.0, 0.0, 0.0)])
+
+
+@given(st.lists(st.floats(0, 30), min_size=1, max_size=8, unique=True), st.integers(1, 31))
+def test_interpolation_between_any_places_is_numpys(places: list[float], num_frames: int) -> None:
+    places = sorted(places)
+    values = [math.sin(3 * place) for place in places]
+    latents = torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1)
+    full = frames.interpolate_at(latents, places, num_frames).flatten().tolist()
+    assert full == pytest.approx(np.interp(range(num_frames), places, values), abs=1e-9)
+
+
+def test_interpolation_needs_places_in_order() -> None:
+    with pytest.raises(HalfframeError, match=r"cannot be interpolated from latents of shape .*; give one position per"):
+        frames.interpolate_at(torch.zeros(1, 2, 1, 1), (1.0, 0.5), 3)
+    with pytest.raises(HalfframeError, match="cannot be interpolated"):
+        frames.interpolate_at(torch.zeros(1, 2, 1, 1), (1.0,), 3)

@@ -153,7 +153,7 @@ def interpolate(latents: Tensor, kept: Sequence[int], num_frames: int) -> Tensor
 
 
 def mix(latents: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
-    """Weighted sums of frames: ``(..., F, H, W)``, K rows of F weights -> ``(..., K, H, W)``.
+    """Weighted sums of frames: ``(..., F, H, W)``, K rows of F weights -> ``(..., K, H, W)``, summed in float32.
 
     Raises:
         HalfframeError: if a row has not one weight for each frame of `latents`.
@@ -165,8 +165,9 @@ def mix(latents: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
             f"mix got rows of {seen} weights for latents of shape {tuple(latents.shape)}; give one row or more, with "
             "one weight per frame, time at dim -3."
         )
-    table = torch.tensor(weights, dtype=latents.dtype, device=latents.device)
-    return torch.einsum("kf,...fhw->...khw", table, latents).contiguous()
+    exact = torch.promote_types(latents.dtype, torch.float32)
+    table = torch.tensor(weights, dtype=exact, device=latents.device)
+    return torch.einsum("kf,...fhw->...khw", table, latents.to(exact)).to(latents.dtype).contiguous()
 
 
 def interpolate_at(latents: Tensor, positions: Sequence[float], num_frames: int) -> Tensor:

@@ -99,7 +99,8 @@ class Mixture:
 
     def of(self, latents: Tensor, sigma: float) -> Tensor:
         """What the expert is given of a clip ``(..., F, H, W)`` at noise level `sigma`: ``(..., K, H, W)``."""
-        return frames.mix(latents, self.weights) / self._scale(sigma)
+        scale = self._scale(sigma)
+        return frames.mix(latents, [[weight / scale for weight in row] for row in self.weights])
 
     def _scale(self, sigma: float) -> float:
         return 1 - sigma + sigma * self.noise
