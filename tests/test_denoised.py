@@ -122,7 +122,6 @@ def test_without_noise_there_is_no_velocity_to_make_up(cls: Any) -> None:
         ({"full_end": True}, "full_end=True is no such number"),
         ({"until": "boundary"}, "until='boundary' is unknown; needed: 'switch' or 'end'"),
         ({"positions": "real"}, "positions='real' is unknown; needed: 'true' or 'contiguous'"),
-        ({"memory": 1}, "memory=1 is neither True nor False"),
     ],
 )
 @pytest.mark.parametrize("name", ["own-noise", "interpolate", "interleave", "merge"])
@@ -141,47 +140,3 @@ def test_an_option_that_there_is_not() -> None:
 def test_short_noise_is_refused() -> None:
     with pytest.raises(OptionError, match="strategy 'interleave' carries latents of full length, so noise='short'"):
         Interleave().allocate(allocation((1, 9, 2, 2), "short"))
-
-
-def test_memory_keeps_what_was_seen_of_a_frame() -> None:
-    """A clip whose frames have nothing in common: memory is nearer to it than interpolation."""
-    generator = torch.Generator().manual_seed(0)
-    x0 = torch.randn(1, 9, 2, 2, generator=generator)
-    shown = {}
-    for memory in (False, True):
-        strategy = Interleave(memory=memory)
-        strategy.begin(9)
-        for index in range(16):
-            now = step(index, sigma=0.95, num_steps=16, high_steps=16)
-            x = (1 - now.sigma) * x0 + now.sigma * torch.randn(x0.shape, generator=generator)
-            kept = strategy.select(now)
-            assert kept is not None
-            prediction = frames.take((x - x0) / now.sigma, kept)
-            shown[memory] = x - now.sigma * strategy.fill(prediction, kept, now, 0, x)
-    errors = {memory: (clip - x0).square().mean().item() for memory, clip in shown.items()}
-    assert errors[False] > 0.4
-    assert errors[True] < 0.6 * errors[False]
-
-
-def test_memory_is_of_one_run_and_one_forward() -> None:
-    strategy = Interleave(memory=True)
-    strategy.begin(9)
-    now, kept = step(0), (0, 2, 4, 6, 8)
-    latents, prediction, other = torch.randn(1, 9, 2, 2), torch.randn(1, 5, 2, 2), torch.randn(1, 5, 2, 2)
-    first = strategy.fill(prediction, kept, now, 0, latents)
-    strategy.fill(other, kept, now, 0, latents)
-    assert torch.equal(strategy.fill(prediction, kept, now, 1, latents), first)
-    strategy.begin(9)
-    assert torch.equal(strategy.fill(prediction, kept, now, 0, latents), first)
-
-
-def test_memory_begins_with_a_full_step() -> None:
-    strategy = Interleave(memory=True, full_start=1)
-    strategy.begin(9)
-    x0 = torch.randn(1, 9, 2, 2)
-    latents = torch.randn(1, 9, 2, 2)
-    strategy.fill((latents - x0) / 0.9, tuple(range(9)), step(0), 0, latents)
-    kept = strategy.select(step(1))
-    assert kept is not None
-    velocity = strategy.fill(frames.take((latents - x0) / 0.9, kept), kept, step(1), 0, latents)
-    torch.testing.assert_close(latents - 0.9 * velocity, x0, rtol=0, atol=1e-5)

@@ -114,42 +114,6 @@ def test_a_perfect_expert_gives_the_perfect_velocity_of_a_clip_in_even_motion(
     )
 
 
-@pytest.mark.parametrize("floor", [0.9, 0.95, 0.99])
-def test_the_floor(floor: float) -> None:
-    for sigma in (1.0, 0.999, 0.98, 0.96, 0.9):
-        now = dataclasses.replace(step(0, sigma=sigma), boundary=875.0)
-        mixture = Merge(floor=floor).mixture(now)
-        assert mixture is not None
-        even = Merge().mixture(now)
-        assert even is not None
-        assert mixture.sigma(sigma) == pytest.approx(min(sigma, max(even.sigma(sigma), floor)), abs=1e-6)
-
-
-@pytest.mark.parametrize("floor", [-0.1, 1, 1.5, "high", True])
-def test_what_is_no_floor(floor: Any) -> None:
-    with pytest.raises(OptionError, match="is no noise level; give a number from 0 on and under 1"):
-        Merge(floor=floor)
-
-
-def test_memory_brings_back_more_than_a_mean_shows() -> None:
-    """Pairs in turns: some of what their means leave out is found again."""
-    generator = torch.Generator().manual_seed(0)
-    x0 = torch.randn(1, 9, 2, 2, generator=generator)
-    errors = {}
-    for memory in (False, True):
-        strategy = Merge(memory=memory)
-        strategy.begin(9)
-        for index in range(24):
-            now = step(index, sigma=0.99, num_steps=24, high_steps=24)
-            x = (1 - now.sigma) * x0 + now.sigma * torch.randn(x0.shape, generator=generator)
-            mixture = strategy.mixture(now)
-            assert mixture is not None
-            prediction = (mixture.of(x, now.sigma) - frames.mix(x0, mixture.weights)) / mixture.sigma(now.sigma)
-            shown = x - now.sigma * strategy.fill(prediction, strategy.select(now) or (), now, 0, x)
-            errors[memory] = (shown - x0).square().mean().item()
-    assert errors[True] < 0.9 * errors[False]
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_dtype_and_memory(dtype: torch.dtype) -> None:
     latents, prediction = torch.randn(1, 9, 2, 2).to(dtype), torch.randn(1, 5, 2, 2).to(dtype)

@@ -67,8 +67,6 @@ def variants() -> list[Variant]:
     found += [Variant(steps) for steps in (13, 5, 9, 3, 10, 7, 6, 11, 14, 15, 16, 18)]
     for steps in (8, 20):
         found += [Variant(steps, name) for name in ("self-duplicate", "interleave", "merge")]
-        found += [Variant(steps, "merge", tuple(options.items())) for options in FLOORS]
-        found += [Variant(steps, "interleave", (("memory", True),))]
     for steps in (20, 8, 12, 4, 40):
         found += [Variant(steps, name) for name in ("self-duplicate", "interleave", "merge")]
         found += [Variant(steps, None, options) for options in GUIDANCE]
@@ -98,9 +96,6 @@ OPTIONS: list[dict[str, Any]] = [
     {"full_end": 4},
     {"full_end": 6},
 ]
-FLOORS: list[dict[str, Any]] = [
-    {"memory": memory, "floor": floor} for floor in (0.95, 0.98, 0.0) for memory in (True, False)
-][:-1]  # the last one is merge as it is
 GUIDANCE: list[tuple[tuple[str, Any], ...]] = [
     (("cfg_every", 2),),
     (("cfg_every", 3),),

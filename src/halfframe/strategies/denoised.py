@@ -31,7 +31,6 @@ class Denoised(Strategy):
         full_end: so many steps at the end of the window compute every frame.
         until: where the window ends, ``"switch"`` (the source's) or ``"end"`` of the schedule.
         positions: kept frames sit at their ``"true"`` temporal positions, or are ``"contiguous"`` as in the source.
-        memory: keep what every frame showed after the step before, and complete only what is new against that.
 
     Raises:
         OptionError: an option that is none of these.
@@ -47,26 +46,17 @@ class Denoised(Strategy):
         full_end: int = 0,
         until: Until = "switch",
         positions: Positions = "true",
-        memory: bool = False,
     ) -> None:
         for name, value, least in (("stride", stride, 1), ("full_start", full_start, 0), ("full_end", full_end, 0)):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise OptionError(f"{name}={value!r} is no such number; give an integer of {least} or more.")
         _check_word("until", until, Until)
         _check_word("positions", positions, Positions)
-        if not isinstance(memory, bool):
-            raise OptionError(f"memory={memory!r} is neither True nor False.")
         self.stride = stride
         self.full_start = full_start
         self.full_end = full_end
         self.until = until
         self.positions = positions
-        self.memory = memory
-        self._shown: dict[int, Tensor] = {}
-
-    def begin(self, num_frames: int) -> None:
-        """Nothing is remembered of an earlier run."""
-        self._shown.clear()
 
     def select(self, step: Step) -> Sequence[int] | None:
         """Frame 0 and one of `stride` frames, in the window; all of them outside."""
@@ -85,28 +75,14 @@ class Denoised(Strategy):
 
     def fill(self, prediction: Tensor, kept: Sequence[int], step: Step, forward: int, latents: Tensor) -> Tensor:
         """Velocity of all frames: the expert's on the kept ones, ``(x - x0) / sigma`` with the made-up x0 elsewhere."""
-        whole = len(kept) == step.num_frames
+        if len(kept) == step.num_frames:
+            return prediction
         if step.sigma <= 0:  # nothing is noise any more, so a velocity says nothing of x0
             return super().fill(prediction, kept, step, forward, latents)
         x = latents.float()
-        if whole:
-            if self.memory:
-                self._shown[forward] = x - step.sigma * prediction.float()
-            return prediction
         x0 = self.denoised(x, prediction.float(), kept, step)
-        before = self._shown.get(forward)
-        if before is None:
-            full = self.complete(x0, kept, step, forward)
-        else:
-            full = before + self.complete(x0 - self.view(before, kept, step), kept, step, forward)
-        if self.memory:
-            self._shown[forward] = full
-        velocity = ((x - full) / step.sigma).to(prediction.dtype)
+        velocity = ((x - self.complete(x0, kept, step, forward)) / step.sigma).to(prediction.dtype)
         return self.settle(velocity, kept, prediction)
-
-    def view(self, clip: Tensor, kept: Sequence[int], step: Step) -> Tensor:
-        """What the expert sees at this step of a clip ``(..., F, H, W)`` without noise: ``(..., len(kept), H, W)``."""
-        return frames.take(clip, kept)
 
     def denoised(self, latents: Tensor, prediction: Tensor, kept: Sequence[int], step: Step) -> Tensor:
         """x0 of what the expert was given, ``(..., len(kept), H, W)``, from its `prediction` of that; float32."""

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from halfframe import frames
-from halfframe.errors import OptionError
 from halfframe.strategies.base import Mixture, Step
-from halfframe.strategies.denoised import Denoised, Positions, Until
+from halfframe.strategies.denoised import Denoised
 
 __all__ = ["Merge"]
 
@@ -18,44 +17,16 @@ __all__ = ["Merge"]
 class Merge(Denoised):
     """With stride 2, frames 0 and 1, 2 and 3, ... at one step, frames 1 and 2, 3 and 4, ... at the next.
 
-    Where frames are left out, what their noise would have said of the clip is lost to the expert. A mean of frames has
-    half of the noise of each, and is to the expert a frame of a clip at a lower noise level, at a time between theirs
+    Where frames are left out, what their noise would have said of the clip is lost to the expert. A mean of two has half
+    the variance of their noise, and is to the expert a frame of a clip at a lower noise level, at a time between theirs
     (see `halfframe.strategies.base.Mixture`). What it shows is interpolated to all frames.
 
     A mean whose noise level would be under the boundary, where the high-noise expert was never trained, is weighted
     towards the first of its frames, so that it is at the boundary. Right before the switch that leaves the one frame,
     as `halfframe.strategies.interleave.Interleave` has it.
-
-    Args:
-        stride: frames of a mean.
-        full_start: see `halfframe.strategies.denoised.Denoised`, as for the others.
-        full_end: see there.
-        until: see there.
-        positions: see there; a mean is at a place between its frames.
-        memory: see there.
-        floor: least noise level 0..1 of a mean, where that is above the boundary: a higher one goes over to single
-            frames earlier, which blurs less of what is not noise any more.
     """
 
     name = "merge"
-
-    def __init__(
-        self,
-        *,
-        stride: int = 2,
-        full_start: int = 0,
-        full_end: int = 0,
-        until: Until = "switch",
-        positions: Positions = "true",
-        memory: bool = False,
-        floor: float = 0.0,
-    ) -> None:
-        super().__init__(
-            stride=stride, full_start=full_start, full_end=full_end, until=until, positions=positions, memory=memory
-        )
-        if not isinstance(floor, int | float) or isinstance(floor, bool) or not 0 <= floor < 1:
-            raise OptionError(f"floor={floor!r} is no noise level; give a number from 0 on and under 1.")
-        self.floor = floor
 
     def select(self, step: Step) -> Sequence[int] | None:
         """The first frame of each mean."""
@@ -72,7 +43,7 @@ class Merge(Denoised):
         if starts is None:
             return None
         size = min(self.stride, step.num_frames)
-        first = _weight_of_the_first(size, _least_noise(step, self.floor))
+        first = _weight_of_the_first(size, _least_noise(step))
         others = (1 - first) / (size - 1)
         ahead = others * size * (size - 1) / 2  # how far the middle of the weights is behind the first frame
         rows = [
@@ -84,10 +55,6 @@ class Merge(Denoised):
         ]
         contiguous = self.positions == "contiguous"
         return Mixture(tuple(rows), tuple(float(k) if contiguous else start + ahead for k, start in enumerate(starts)))
-
-    def view(self, clip: Tensor, kept: Sequence[int], step: Step) -> Tensor:
-        """Its means."""
-        return frames.mix(clip, self._mixture(step).weights)
 
     def denoised(self, latents: Tensor, prediction: Tensor, kept: Sequence[int], step: Step) -> Tensor:
         """x0 of the means, at their noise level."""
@@ -110,9 +77,9 @@ class Merge(Denoised):
         return mixture
 
 
-def _least_noise(step: Step, floor: float) -> float:
-    """How much of a frame's noise a mean must keep (`Mixture.noise`): for its expert, and for `floor`."""
-    bound = max(floor, step.boundary / 1000 if step.expert == "high" else 0.0)
+def _least_noise(step: Step) -> float:
+    """How much of a frame's noise a mean must keep (`Mixture.noise`) to be on the side of its expert; 0 for any."""
+    bound = step.boundary / 1000 if step.expert == "high" else 0.0
     if bound >= 1:
         return 1.0
     return min(1.0, bound * (1 - step.sigma) / (step.sigma * (1 - bound)))
