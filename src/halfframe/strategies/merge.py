@@ -17,9 +17,9 @@ __all__ = ["Merge"]
 class Merge(Denoised):
     """With stride 2, frames 0 and 1, 2 and 3, ... at one step, frames 1 and 2, 3 and 4, ... at the next.
 
-    Where frames are left out, what their noise would have said of the clip is lost to the expert. A mean of two has half
-    the variance of their noise, and is to the expert a frame of a clip at a lower noise level, at a time between theirs
-    (see `halfframe.strategies.base.Mixture`). What it shows is interpolated to all frames.
+    Where frames are left out, what their noise would have said of the clip is lost to the expert. A mean of two has
+    half the variance of their noise, and is to the expert a frame of a clip at a lower noise level, at a time between
+    theirs (see `halfframe.strategies.base.Mixture`). What it shows is interpolated to all frames.
 
     A mean whose noise level would be under the boundary, where the high-noise expert was never trained, is weighted
     towards the first of its frames, so that it is at the boundary. Right before the switch that leaves the one frame,
