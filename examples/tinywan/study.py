@@ -144,7 +144,7 @@ def run(arguments: argparse.Namespace) -> None:
             started = time.monotonic()
             clips = make(pipe, variant, cases, arguments)
             print(f"{variant.name}: {time.monotonic() - started:.1f} s", flush=True)
-            if variant.strategy is None and variant.skip_high == 1:
+            if variant == Variant(variant.steps):
                 torch.save(clips, saved(arguments, variant.steps))
             against = {n: saved(arguments, n) for n in BASELINES if saved(arguments, n).exists()}
             tasks = [
