@@ -54,6 +54,11 @@ class Group:
         agreed: _T = values[0]
         return agreed
 
+    def meet(self) -> None:
+        """Wait for all of them: a process that ends while another still talks to it can take that one down."""
+        if self.size > 1:
+            dist.barrier()
+
     def gather(self, value: _T) -> list[_T]:
         """Every process's `value`, by rank."""
         if self.size == 1:

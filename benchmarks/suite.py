@@ -108,7 +108,9 @@ class _Suite:
                 torch.cuda.empty_cache()
         self._write()
         group.say("\n" + markdown(results))
-        return group.agree(self._verdict(left))
+        verdict = group.agree(self._verdict(left))
+        group.meet()
+        return verdict
 
     def _clip(self, host: Host, clip: Clip, ahead: Sequence[Clip]) -> list[str]:
         """One clip's part; returns what there was no time for."""

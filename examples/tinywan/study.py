@@ -402,6 +402,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 and f"psnr_{steps}" in row
                 and (row["steps"] < steps if fewer else row["steps"] == steps)
             ]
+            if not points:
+                continue
             points.sort(key=lambda row: row["cost"])
             axes.errorbar(
                 [row["cost"] for row in points],
