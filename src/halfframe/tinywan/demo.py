@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from halfframe.compare import Generate, Variant, compare, markdown
-from halfframe.context import DEFAULT_STRATEGY
 from halfframe.errors import OptionError
 from halfframe.plugins import parse_strategy
 from halfframe.tinywan.clips import parse_prompt
@@ -21,7 +20,7 @@ from halfframe.tinywan.model import SHIFT, SIDE, load_diffusers, load_wan
 
 __all__ = ["PROMPT", "add_arguments", "main"]
 
-_SHOWN = ("self-duplicate", DEFAULT_STRATEGY)
+_SHOWN = ("self-duplicate", "interleave", "merge")
 PROMPT = "a big red ball moves left fast over stripes, a small green square stays"
 
 
