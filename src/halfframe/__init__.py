@@ -23,7 +23,8 @@ from halfframe.hookspecs import hookimpl, hookspec
 from halfframe.planning import Plan, plan
 from halfframe.plugins import StrategyInfo, strategies
 from halfframe.report import PhaseReport, Report
-from halfframe.strategies.base import Allocation, Expansion, Mixture, Step, Strategy
+from halfframe.strategies.base import Allocation, Expansion, Step, Strategy
+from halfframe.strategies.mixture import Mixture
 
 try:
     __version__ = _version("halfframe")

@@ -19,7 +19,8 @@ class ExpertCall:
     Attributes:
         step: the step it belongs to.
         forward: its number within the step, from 0; with guidance upstream calls conditional, then unconditional.
-        kept: positions of the latent frames that were computed; None if all of them were.
+        kept: positions of the latent frames that were computed, or what the strategy named for its means of frames (see
+            `halfframe.Mixture`); None if all frames were computed.
         latents: what the expert was given, ``(..., len(kept), H, W)``.
         prediction: what it returned for those frames, before the skipped ones were filled in.
         sequence_length: its padded token count.

@@ -30,7 +30,8 @@ from halfframe.preload import Outcome
 from halfframe.report import Report
 from halfframe.schedule import Schedule
 from halfframe.seams import Call, HostFacts, NoiseSource, Settings
-from halfframe.strategies.base import Allocation, Expert, Mixture, Step, Strategy
+from halfframe.strategies.base import Allocation, Expert, Step, Strategy
+from halfframe.strategies.mixture import Mixture
 from halfframe.switch import ExpertSwitch
 
 __all__ = ["SamplingRun"]

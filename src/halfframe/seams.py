@@ -12,7 +12,8 @@ from torch import Tensor
 from halfframe import frames
 from halfframe.cost import ExpertShape
 from halfframe.guidance import GuidanceTruncation
-from halfframe.strategies.base import Mixture, Noise, Step
+from halfframe.strategies.base import Noise, Step
+from halfframe.strategies.mixture import Mixture
 
 __all__ = ["Call", "HostFacts", "NoiseSource", "Settings"]
 

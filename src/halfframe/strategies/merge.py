@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from halfframe import frames
-from halfframe.strategies.base import Mixture, Step
+from halfframe.strategies.base import Step
 from halfframe.strategies.denoised import Denoised
+from halfframe.strategies.mixture import Mixture
 
 __all__ = ["Merge"]
 
@@ -19,7 +20,7 @@ class Merge(Denoised):
 
     Where frames are left out, what their noise would have said of the clip is lost to the expert. A mean of two has
     half the variance of their noise, and is to the expert a frame of a clip at a lower noise level, at a time between
-    theirs (see `halfframe.strategies.base.Mixture`). What it shows is interpolated to all frames.
+    theirs (see `halfframe.strategies.mixture.Mixture`). What it shows is interpolated to all frames.
 
     A mean whose noise level would be under the boundary, where the high-noise expert was never trained, is weighted
     towards the first of its frames, so that it is at the boundary. Right before the switch that leaves the one frame,
