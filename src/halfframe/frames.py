@@ -183,7 +183,7 @@ def interpolate_at(latents: Tensor, positions: Sequence[float], num_frames: int)
             f"{tuple(latents.shape)}; give one position per frame, increasing, time at dim -3."
         )
     after = [min(len(positions) - 1, bisect_left(positions, position)) for position in range(num_frames)]
-    before = [max(0, bisect_right(positions, position) - 1) for position in range(num_frames)]
+    before = _last_at_or_before(positions, num_frames)
     weights = [
         (position - positions[b]) / (positions[a] - positions[b]) if a > b else 0.0
         for position, (b, a) in enumerate(zip(before, after, strict=True))
@@ -203,7 +203,7 @@ def require_kept(latents: Tensor, num_frames: int) -> None:
         )
 
 
-def _last_at_or_before(kept: Sequence[int], num_frames: int) -> list[int]:
+def _last_at_or_before(kept: Sequence[float], num_frames: int) -> list[int]:
     """For each position, the index in `kept` of the last one at or before it; of the first one before that."""
     return [max(0, bisect_right(kept, position) - 1) for position in range(num_frames)]
 

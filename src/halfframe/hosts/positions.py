@@ -115,8 +115,7 @@ def diffusers_positions(module: Any, positions: Sequence[float] | None, compiled
 @contextlib.contextmanager
 def _edited_tables(rope: torch.nn.Module, positions: Sequence[float]) -> Iterator[None]:
     named = dict(rope.named_buffers())
-    tables = [named.get(name) for name in ("freqs_cos", "freqs_sin")]
-    cos, sin = tables
+    cos, sin = named.get("freqs_cos"), named.get("freqs_sin")
     if cos is None or sin is None or cos.ndim != 2:
         raise _unknown(rope)
     with _lock(rope):
@@ -147,15 +146,13 @@ def _time_columns(table: Tensor) -> int:
 
 def _placed(cos: Tensor, sin: Tensor, positions: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Cosines and sines ``(len(positions), ...)`` at `positions`, of tables ``(rows, ...)``."""
-    below = [math.floor(position) for position in positions]
-    frames.check_indices([below[0], math.ceil(positions[-1])] if len(positions) > 1 else below, len(cos))
-    index = torch.tensor(below, device=cos.device)
-    c, s = cos[index], sin[index]
-    share = [position - row for position, row in zip(positions, below, strict=True)]
-    if not any(share):
+    below, above = ([whole(position) for position in positions] for whole in (math.floor, math.ceil))
+    frames.check_indices(below if below == above else sorted({*below, *above}), len(cos))
+    c, s = cos[below], sin[below]
+    if below == above:
         return c, s
-    above = torch.tensor([math.ceil(position) for position in positions], device=cos.device)
     c_above, s_above = cos[above], sin[above]
+    share = [position - row for position, row in zip(positions, below, strict=True)]
     part = torch.tensor(share, dtype=cos.dtype, device=cos.device).reshape(-1, *[1] * (cos.ndim - 1))
     turn = part * torch.atan2(s_above * c - c_above * s, c_above * c + s_above * s)
     return c * turn.cos() - s * turn.sin(), s * turn.cos() + c * turn.sin()
