@@ -14,6 +14,7 @@ from halfframe.plugins import resolve_strategy
 from halfframe.strategies.denoised import Denoised
 from halfframe.strategies.interleave import Interleave
 from halfframe.strategies.interpolate import Interpolate
+from halfframe.strategies.merge import Merge
 from halfframe.strategies.own_noise import OwnNoise
 
 from .test_strategies import allocation
@@ -52,6 +53,11 @@ def test_the_window() -> None:
     assert [i for i, halved in enumerate(steps) if halved] == [1, 2, 3]
     steps = [kept is not None for kept in selected(Interleave(full_start=2, full_end=1, until="end"))]
     assert [i for i, halved in enumerate(steps) if halved] == [2, 3, 4, 5, 6, 7, 8]
+    steps = [kept is not None for kept in selected(Interleave(until=1))]
+    assert [i for i, halved in enumerate(steps) if halved] == [0]
+    steps = [kept is not None for kept in selected(Merge(full_start=1, full_end=1, until=4))]
+    assert [i for i, halved in enumerate(steps) if halved] == [1, 2]
+    assert selected(Interleave(until=50)) == selected(Interleave())  # not past the switch
     assert selected(Interleave(full_start=1))[1] == [0, 2, 4, 6, 8]  # turns are counted from the window's first step
     assert selected(Interleave(full_start=5, full_end=5)) == [None] * 10
 
@@ -120,7 +126,9 @@ def test_without_noise_there_is_no_velocity_to_make_up(cls: Any) -> None:
         ({"stride": 2.0}, "stride=2.0 is no such number"),
         ({"full_start": -1}, "full_start=-1 is no such number; give an integer of 0 or more"),
         ({"full_end": True}, "full_end=True is no such number"),
-        ({"until": "boundary"}, "until='boundary' is unknown; needed: 'switch' or 'end'"),
+        ({"until": "boundary"}, "until='boundary' is unknown; needed: 'switch' or 'end' or a number of steps, 1 or"),
+        ({"until": 0}, "until=0 is unknown; needed: 'switch' or 'end' or a number of steps, 1 or more"),
+        ({"until": True}, "until=True is unknown"),
         ({"positions": "real"}, "positions='real' is unknown; needed: 'true' or 'contiguous'"),
     ],
 )

@@ -67,6 +67,7 @@ def variants() -> list[Variant]:
     found += [Variant(steps) for steps in (13, 5, 9, 3, 10, 7, 6, 11, 14, 15, 16, 18)]
     for steps in (20, 8, 12, 4, 40):
         found += [Variant(steps, name) for name in ("self-duplicate", "interleave", "merge")]
+        found += [Variant(steps, name, tuple(o.items())) for o in FIRST_STEP for name in ("merge", "interleave")]
         found += [Variant(steps, None, options) for options in GUIDANCE]
     for steps in (20, 8):
         found += [Variant(steps, "self-duplicate", (("noise", "short"),))]
@@ -83,15 +84,19 @@ def variants() -> list[Variant]:
     return list(dict.fromkeys(found))
 
 
+FIRST_STEP: list[dict[str, Any]] = [{"until": 1}, {"until": 1, "stride": 4}]
 OPTIONS: list[dict[str, Any]] = [
+    {"until": 2},
     {"full_end": 2},
     {"full_start": 1},
+    {"until": 3},
     {"stride": 3},
     {"stride": 4},
     {"positions": "contiguous"},
     {"full_start": 1, "full_end": 3},
     {"until": "end", "full_end": 3},
-    {"full_end": 4},
+    {"until": 1, "stride": 3},
+    {"until": 5},
     {"full_end": 6},
 ]
 GUIDANCE: list[tuple[tuple[str, Any], ...]] = [

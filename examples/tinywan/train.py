@@ -7,8 +7,9 @@
 
 Every stage goes on from what it finds in ``--folder``, so that a long training can be done in short runs; what is drawn
 at a step depends on the step's number only. Stages stop after ``--minutes``, or when they are done. ``shipped-vae``
-takes the VAE that comes with halfframe in place of the first stage. ``--fit`` lets a phase of the experts make as many
-steps as there is time for, as its first steps tell, in place of a number of steps known beforehand.
+takes the VAE that comes with halfframe in place of the first stage, and ``shipped-experts`` the text encoder and the
+experts, for ``experts --phases high low`` to go on from. ``--fit`` lets a phase of the experts make as many steps as
+there is time for, as its first steps tell, in place of a number of steps known beforehand.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from halfframe.tinywan.clips import Scene, random_scene, render
-from halfframe.tinywan.model import BOUNDARY, SHIFT, SIDE, build_expert, build_vae, load_vae
+from halfframe.tinywan.model import BOUNDARY, SHIFT, SIDE, build_expert, build_vae, load_diffusers, load_vae
 from halfframe.tinywan.text import TextEncoder, Tokenizer
 
 SHARD = 250
@@ -39,7 +40,7 @@ Optimizers = dict[str, torch.optim.Optimizer]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("shipped-vae", "vae", "latents", "experts", "pack"))
+    parser.add_argument("stage", choices=("shipped-vae", "vae", "latents", "shipped-experts", "experts", "pack"))
     parser.add_argument("--folder", type=Path, required=True, help="checkpoints and latents")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--steps", type=int, help="over all runs: of the VAE, or of the experts in common; or shards")
@@ -60,6 +61,7 @@ def main() -> None:
         "shipped-vae": take_shipped_vae,
         "vae": train_vae,
         "latents": encode_latents,
+        "shipped-experts": take_shipped_experts,
         "experts": train_experts,
         "pack": pack,
     }
@@ -153,14 +155,25 @@ def encode_latents(arguments: argparse.Namespace) -> None:
         if time.monotonic() > end:
             return
         drawn = list(itertools.islice(scenes(f"train {number}"), SHARD))
-        parts = []
+        encoded = []
         for batch in batched(drawn, 50 if arguments.device.startswith("cuda") else 10):
             with torch.device(arguments.device):
                 clip = torch.stack([render(scene, starts, 81, SIDE, look) for _, scene, starts, look in batch])
             with torch.autocast(arguments.device.split(":")[0], torch.bfloat16):
-                parts.append(vae.encode(clip).latent_dist.mean.bfloat16().cpu())
-        write(path, {"latents": torch.cat(parts), "prompts": [prompt for prompt, *_ in drawn]})
+                encoded.append(vae.encode(clip).latent_dist.mean.bfloat16().cpu())
+        write(path, {"latents": torch.cat(encoded), "prompts": [prompt for prompt, *_ in drawn]})
         print(f"latents: shard {number}", flush=True)
+
+
+def take_shipped_experts(arguments: argparse.Namespace) -> None:
+    """Make checkpoints out of the shipped experts, each with the text encoder, for their own phases to go on from.
+
+    Their latents must be those of the shipped VAE.
+    """
+    pipe = load_diffusers()
+    for phase, expert in (("high", pipe.transformer), ("low", pipe.transformer_2)):
+        parts = nn.ModuleDict({"expert": expert, "text": pipe.text_encoder})
+        write(arguments.folder / f"{phase}.pt", {"model": parts.state_dict(), "step": 0})
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -201,8 +214,9 @@ def train_experts(arguments: argparse.Namespace) -> None:
         nn.init.zeros_(model.proj_out.weight)
         parts = nn.ModuleDict({"expert": model, "text": text})
         if phase != "common":
-            before = torch.load(arguments.folder / "common.pt", weights_only=True)
-            parts.load_state_dict(before["average"])
+            if not (arguments.folder / f"{phase}.pt").exists():
+                before = torch.load(arguments.folder / "common.pt", weights_only=True)
+                parts.load_state_dict(before["average"])
             text.requires_grad_(False)
         now = time.monotonic()
         share = WEIGHTS[phase] / sum(WEIGHTS[name] for name in arguments.phases[number:])

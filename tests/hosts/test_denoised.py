@@ -109,6 +109,7 @@ def test_merge_is_the_plain_loop(t2v: Any, frame_num: int, solver: str) -> None:
         ({}, [0, 1, 2, 3, 4, 5]),
         ({"full_start": 1, "full_end": 2}, [1, 2, 3]),
         ({"until": "end", "full_end": 1}, [0, 1, 2, 3, 4, 5, 6]),
+        ({"until": 1}, [0]),
     ],
 )
 def test_strides_and_windows_are_the_plain_loop(

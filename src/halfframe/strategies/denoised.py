@@ -20,6 +20,7 @@ __all__ = ["Denoised", "Positions", "Until"]
 
 Positions = Literal["true", "contiguous"]
 Until = Literal["switch", "end"]
+"""Where the window ends, beside a number of steps."""
 
 
 class Denoised(Strategy):
@@ -29,7 +30,8 @@ class Denoised(Strategy):
         stride: keep one of so many latent frames, and frame 0; 1 keeps all.
         full_start: so many steps at the start compute every frame.
         full_end: so many steps at the end of the window compute every frame.
-        until: where the window ends, ``"switch"`` (the source's) or ``"end"`` of the schedule.
+        until: where the window ends, at the expert ``"switch"`` (the source's), at the ``"end"`` of the schedule, or
+            after so many steps of it, at the switch at the latest.
         positions: kept frames sit at their ``"true"`` temporal positions, or are ``"contiguous"`` as in the source.
 
     Raises:
@@ -44,13 +46,14 @@ class Denoised(Strategy):
         stride: int = 2,
         full_start: int = 0,
         full_end: int = 0,
-        until: Until = "switch",
+        until: Until | int = "switch",
         positions: Positions = "true",
     ) -> None:
         for name, value, least in (("stride", stride, 1), ("full_start", full_start, 0), ("full_end", full_end, 0)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if not _is_number(value, least):
                 raise OptionError(f"{name}={value!r} is no such number; give an integer of {least} or more.")
-        _check_word("until", until, Until)
+        if not _is_number(until, 1):
+            _check_word("until", until, Until, " or a number of steps, 1 or more")
         _check_word("positions", positions, Positions)
         self.stride = stride
         self.full_start = full_start
@@ -104,9 +107,14 @@ class Denoised(Strategy):
             return False
         if self.until == "end":
             return step.index < step.num_steps - self.full_end
-        return step.expert == "high" and step.expert_index < step.expert_steps - self.full_end
+        end = step.expert_steps if self.until == "switch" else min(self.until, step.expert_steps)
+        return step.expert == "high" and step.expert_index < end - self.full_end
 
 
-def _check_word(name: str, word: object, words: Any) -> None:
+def _is_number(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _check_word(name: str, word: object, words: Any, more: str = "") -> None:
     if word not in get_args(words):
-        raise OptionError(f"{name}={word!r} is unknown; needed: {' or '.join(map(repr, get_args(words)))}.")
+        raise OptionError(f"{name}={word!r} is unknown; needed: {' or '.join(map(repr, get_args(words)))}{more}.")
