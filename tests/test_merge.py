@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfframe import Mixture, OptionError, Step, frames
+from halfframe.seams import Call
 from halfframe.strategies.merge import Merge
 
 from .test_denoised import step
@@ -150,3 +151,14 @@ def test_a_mean_of_two() -> None:
     assert mixture.noise == pytest.approx(math.sqrt(0.5))
     assert mixture.sigma(1.0) == 1.0
     assert mixture.sigma(0.5) == pytest.approx(0.4142, abs=1e-4)
+
+
+def test_a_condition_that_a_host_does_not_pin_is_mixed_as_the_frames_are() -> None:
+    condition, latents = torch.randn(2, 3, 9, 2, 2), torch.randn(2, 16, 9, 2, 2)
+    now = step(0)
+    mixture = Merge().mixture(now)
+    assert mixture is not None
+    call = Call(now, 0, latents, tuple(Merge().select(now) or ()), mixture.of(latents, now.sigma), 0, None, mixture)
+    pairs = [(0, 1), (2, 3), (4, 5), (6, 7), (7, 8)]
+    expected = torch.stack([(condition[:, :, a] + condition[:, :, b]) / 2 for a, b in pairs], dim=2)
+    torch.testing.assert_close(call.cut(condition), expected)

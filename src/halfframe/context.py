@@ -23,7 +23,7 @@ from halfframe.strategies.base import NOISE_MODES, ExpandFunction, Noise, Strate
 
 __all__ = ["DEFAULT_STRATEGY", "EnabledPipe", "check_options", "enabled"]
 
-DEFAULT_STRATEGY = "interleave"
+DEFAULT_STRATEGY = "merge"
 """Nearest to the full run of those that cost as much (examples/tinywan/STUDY.md); the source's is `self-duplicate`."""
 
 _logger = logging.getLogger(__name__)
@@ -153,6 +153,8 @@ def check_options(
             given = ", ".join([*([] if strategy == DEFAULT_STRATEGY else [f"strategy={strategy!r}"]), *options])
             raise OptionError(f"preset={preset!r} sets the strategy and its options, so leave out {given}, or preset.")
         strategy, options = chosen.strategy, dict(chosen.options)
+        if (cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_every) == (0, 0, 1):
+            cfg_truncate_steps, cfg_truncate_high_noise_steps = chosen.guidance
     guidance = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode, cfg_every)
     settings = Settings(
         noise=noise, guidance=guidance, measure=measure, tflops=tflops, preload=preload, options=dict(options)
@@ -211,7 +213,7 @@ def enabled(
             switch, with a warning. Not for experts under FSDP: a warning says so, and the run goes on without. Weights
             must not change during a run.
         preset: ``"faithful"``, ``"balanced"`` or ``"fast"`` in place of a strategy and its options, see
-            `halfframe.presets`.
+            `halfframe.presets`; ``"fast"`` truncates guidance as well, unless an option of guidance is given.
         plugins: objects with `halfframe.hookimpl` functions, for this block, beside the installed ones.
         **options: the strategy's own options.
 

@@ -1,4 +1,4 @@
-"""Named points between likeness to the full run and speed, from what the study has found so far (examples/tinywan)."""
+"""Named points between likeness to the full run and speed, from what the study found (examples/tinywan/STUDY.md)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ PresetName = Literal["faithful", "balanced", "fast"]
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A strategy and its options.
+    """A strategy, its options, and how guidance is truncated where the user says nothing of guidance.
 
     Attributes:
         strategy: an installed strategy's name.
         options: its options.
+        guidance: the first two arguments of `halfframe.guidance.GuidanceTruncation`.
     """
 
     strategy: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    guidance: tuple[int, int] = (0, 0)
 
 
 PRESETS: Mapping[PresetName, Preset] = {
-    "faithful": Preset("interleave", {"full_start": 1, "full_end": 3}),
-    "balanced": Preset("interleave"),
-    "fast": Preset("interleave", {"until": "end", "full_end": 3}),
+    "faithful": Preset("merge", {"stride": 3, "until": 1}),
+    "balanced": Preset("merge"),
+    "fast": Preset("merge", guidance=(5, 3)),
 }
 
 

@@ -291,7 +291,7 @@ class SamplingRun:
         if self._pinned(step.num_frames):
             raise StrategyError(
                 f"{self._named} gives the expert means of frames, but frames {self._pinned(step.num_frames)} have a "
-                "condition of their own here (`last_image`) and must be computed as they are; use 'interleave'."
+                "condition of their own here (an image) and must be computed as they are; use 'interleave'."
             )
         rows, columns = len(mixture.weights), {len(row) for row in mixture.weights}
         if rows != len(kept) or columns != {step.num_frames}:

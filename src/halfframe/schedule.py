@@ -33,7 +33,7 @@ class Schedule:
         boundary: float,
         num_frames: int,
         select: Callable[[Step], Sequence[int] | None],
-        pinned: Sequence[int] = (),
+        pinned: tuple[int, ...] = (),
         strategy_name: str = "",
     ) -> Schedule:
         """Lay out a run over `num_frames` latent frames; the high-noise expert serves timesteps ``>= boundary``.
@@ -58,6 +58,7 @@ class Schedule:
                 expert_steps=experts.count(expert),
                 num_frames=num_frames,
                 boundary=boundary,
+                pinned=pinned,
             )
             for index, (timestep, expert) in enumerate(zip(timesteps, experts, strict=True))
         )
@@ -80,6 +81,6 @@ def _choose(step: Step, selection: Sequence[int] | None, strategy_name: str) -> 
         raise StrategyError(f"strategy {strategy_name!r}, at step {step.index}: {error}") from error
 
 
-def _with_pinned(chosen: tuple[int, ...], pinned: Sequence[int], num_frames: int) -> tuple[int, ...] | None:
+def _with_pinned(chosen: tuple[int, ...], pinned: tuple[int, ...], num_frames: int) -> tuple[int, ...] | None:
     kept = tuple(sorted({*chosen, *pinned}))
     return None if len(kept) == num_frames else kept

@@ -41,7 +41,8 @@ class HostFacts:
         temporal_stride: video frames per latent frame.
         group_size: what the token count is padded to a multiple of (sequence parallelism).
         expert_shape: the experts' sizes, for cost; None if unknown.
-        pinned: positions of latent frames that are always computed, beside the strategy's choice; -1 is the last.
+        pinned: positions of latent frames with a condition of their own, which are always computed as they are, beside
+            the strategy's choice; -1 is the last.
     """
 
     name: str

@@ -190,8 +190,10 @@ def test_flags_of_the_source() -> None:
     check_options(**options)
     for flags in (["--half_frame_preset", "fast"], [half, "--half_frame_preset", "fast"]):
         options, rest = split_flags([*own, *flags])
-        assert (options["strategy"], rest) == (PRESETS["fast"].strategy, own)
-        assert PRESETS["fast"].options.items() <= options.items()
+        assert (options["preset"], rest) == ("fast", own)
+        strategy, _, settings = check_options(**options)
+        assert strategy.name == PRESETS["fast"].strategy
+        assert (settings.guidance.steps, settings.guidance.high_noise_steps) == PRESETS["fast"].guidance
     for flags in (["none", half], ["none:stride=3"], ["none", "--half_frame_preset", "fast"]):
         with pytest.raises(OptionError, match="computes every frame: it goes with no option and no other"):
             split_flags(["--cfg_truncate_steps", "2", "--half_frame_strategy", *flags])

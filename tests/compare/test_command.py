@@ -110,7 +110,7 @@ def test_tiny_compares_guidance_at_every_second_step(tmp_path: Path) -> None:
 def test_equal_cost_can_be_switched_off(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--tiny", *SMALL, "--no-equal-cost", "--warm_up_steps", "0") == 0
     text = capsys.readouterr().out
-    assert "| interleave | 4 |" in text
+    assert "| merge | 4 |" in text
     assert "fewer steps" not in text
 
 
@@ -121,9 +121,7 @@ def test_short_noise_is_for_strategies_that_have_it(capsys: pytest.CaptureFixtur
     assert run(*arguments) == 1  # the default has none
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert (
-        "variant 'interleave': strategy 'interleave' carries latents of full length, so noise='short'" in captured.err
-    )
+    assert "variant 'merge': strategy 'merge' carries latents of full length, so noise='short'" in captured.err
 
 
 def test_diffusers_pipelines_are_loaded_and_compared(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import types
 from typing import Any
@@ -232,16 +233,39 @@ def test_a_pinned_last_frame_is_a_neighbour_like_any_other() -> None:
     assert {kept for expert, kept in seen if expert == "high"} == {(0, 4, 7)}
 
 
-def test_means_of_frames_and_a_frame_with_its_own_image_do_not_go_together() -> None:
+@pytest.mark.parametrize("options", [{}, {"stride": 3, "full_start": 1, "positions": "contiguous"}])
+def test_merge_makes_no_means_where_a_frame_has_its_own_image(options: dict[str, Any]) -> None:
     from PIL import Image
 
     image = Image.new("RGB", (48, 32), (200, 40, 40))
     pipe = tiny_diffusers_i2v()
-    with (
-        halfframe.enabled(pipe, "merge"),
-        pytest.raises(halfframe.StrategyError, match=r"frames \(7,\) have a condition of their own .*'interleave'"),
-    ):
-        run(pipe, num_frames=29, generator=seeded(7), image=image, last_image=image)
+
+    def clip(strategy: Any, last_image: Any = None, **options: Any) -> Tensor:
+        with halfframe.enabled(pipe, strategy, **options):
+            return run(pipe, num_frames=29, generator=seeded(7), image=image, last_image=last_image)
+
+    for last in (image, None):
+        assert torch.equal(clip("merge", last, **options), clip("interleave", last, **options))
+        assert not torch.equal(clip("merge", last, **options), clip("interpolate", last, **options))
+    official = tiny_wan_i2v()
+    clips = []
+    for strategy in ("merge", "interleave", "own-noise"):
+        with halfframe.enabled(official, strategy, **options):
+            clips.append(short_clip(official))
+    assert torch.equal(clips[0], clips[1])
+    assert not torch.equal(clips[0], clips[2])
+
+    class Stubborn(Merge):
+        name = "stubborn"
+
+        def select(self, step: Any) -> Any:
+            return super().select(dataclasses.replace(step, pinned=()))
+
+        def mixture(self, step: Any) -> Any:
+            return super().mixture(dataclasses.replace(step, pinned=()))
+
+    with pytest.raises(halfframe.StrategyError, match=r"frames \(0,\) have a condition of their own .*'interleave'"):
+        clip(Stubborn())
 
 
 def test_a_mixture_that_does_not_fit_is_refused(t2v: Any) -> None:
@@ -328,11 +352,17 @@ def test_presets_are_their_strategy_and_options(t2v: Any, preset: Any) -> None:
     assert block.report is not None
     assert block.report.strategy == point.strategy
     assert dict(block.report.options) == dict(point.options)
-    with halfframe.enabled(t2v, point.strategy, **point.options):
+    cfg = {"cfg_truncate_steps": point.guidance[0], "cfg_truncate_high_noise_steps": point.guidance[1]}
+    with halfframe.enabled(t2v, point.strategy, **cfg, **point.options):
         assert torch.equal(t2v.generate("a kite", **clip), video)
     assert point.strategy == halfframe.DEFAULT_STRATEGY  # so naming that one beside a preset is no contradiction
     with halfframe.enabled(t2v, halfframe.DEFAULT_STRATEGY, preset=preset):
         assert torch.equal(t2v.generate("a kite", **clip), video)
+    for mine in ({"cfg_every": 2}, {"cfg_truncate_steps": 1}):  # who says something of guidance is obeyed
+        with halfframe.enabled(t2v, preset=preset, **mine):
+            video = t2v.generate("a kite", **clip)
+        with halfframe.enabled(t2v, point.strategy, **mine, **point.options):
+            assert torch.equal(t2v.generate("a kite", **clip), video)
 
 
 @pytest.mark.parametrize(

@@ -327,7 +327,7 @@ def test_one_log_line_per_run(t2v: Any, caplog: pytest.LogCaptureFixture) -> Non
         generate(t2v)
     infos = [record for record in caplog.records if record.levelname == "INFO"]
     assert len(infos) == 1
-    assert "interleave on wan: 6 high-noise steps on 3 of 5 latent frames" in infos[0].getMessage()
+    assert "merge on wan: 6 high-noise steps on 3 of 5 latent frames" in infos[0].getMessage()
 
 
 def test_a_fork_that_runs_one_forward_per_step(t2v: Any) -> None:

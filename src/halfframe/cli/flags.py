@@ -77,8 +77,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
                 f"--half_frame_preset {flags.half_frame_preset} names a strategy, and so does another flag "
                 f"({strategy}); leave one of them out."
             )
-        preset = find_preset(flags.half_frame_preset)
-        strategy, strategy_options = preset.strategy, dict(preset.options)
+        strategy = find_preset(flags.half_frame_preset).strategy
     truncates = flags.cfg_truncate_steps or flags.cfg_truncate_high_noise_steps or flags.cfg_every != 1
     if strategy is None and not truncates and not flags.half_frame_preload:
         raise OptionError(
@@ -92,8 +91,9 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             f"--task {task} has no expert switch, so its frames cannot be halved nor an expert preloaded; use t2v-A14B "
             "or i2v-A14B, or leave out the half-frame flags."
         )
+    chosen = {"strategy": strategy} if flags.half_frame_preset is None else {"preset": flags.half_frame_preset}
     options = {
-        "strategy": strategy,
+        **chosen,
         "cfg_truncate_steps": flags.cfg_truncate_steps,
         "cfg_truncate_high_noise_steps": flags.cfg_truncate_high_noise_steps,
         "cfg_every": flags.cfg_every,

@@ -29,6 +29,7 @@ from halfframe.strategies.base import Expert
 
 __all__ = ["DiffusersWan"]
 
+_IMAGES = {"image": 0, "last_image": -1}  # arguments, and the frame that each is a condition of
 _EXPERTS: dict[str, Expert] = {"transformer": "high", "transformer_2": "low"}
 _SEAMS = ("prepare_latents", "scheduler", "step", *_EXPERTS)
 _ABSENT = object()
@@ -117,8 +118,8 @@ class DiffusersWan:
             patch_size=(time, height, width),
             temporal_stride=getattr(pipe, "vae_scale_factor_temporal", 4),
             expert_shape=_expert_shape(config, arguments.get("max_sequence_length", 512)),
-            # The last frame is conditioned on an image of its own, which a skipped frame would never show the expert.
-            pinned=(-1,) if arguments.get("last_image") is not None else (),
+            # Frames conditioned on an image of their own, which a skipped frame would never show the expert.
+            pinned=tuple(at for name, at in _IMAGES.items() if arguments.get(name) is not None),
         )
 
 

@@ -8,6 +8,7 @@ code is bound to a copy of its globals in which ``torch`` hands out our noise an
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 from collections.abc import Sequence
 from types import CodeType, FunctionType, ModuleType
@@ -95,6 +96,8 @@ class WanOfficial:
             temporal_stride=pipe.vae_stride[0],
             group_size=pipe.sp_size,
             expert_shape=_expert_shape(pipe.high_noise_model),
+            # Image-to-video conditions the first frame on an image of its own.
+            pinned=(0,) if "img" in inspect.signature(type(pipe).generate).parameters else (),
         )
 
 

@@ -47,6 +47,7 @@ class Step:
         expert_steps: how many steps this expert has.
         num_frames: latent frames of the full clip.
         boundary: timestep 0..1000 from which on the high-noise expert serves.
+        pinned: positions of frames that the host has computed at every step, beside the strategy's choice.
     """
 
     index: int
@@ -58,6 +59,7 @@ class Step:
     expert_steps: int
     num_frames: int
     boundary: float = 0.0
+    pinned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

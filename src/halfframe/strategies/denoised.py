@@ -85,13 +85,13 @@ class Denoised(Strategy):
         x = latents.float()
         x0 = self.denoised(x, prediction.float(), kept, step)
         velocity = ((x - self.complete(x0, kept, step, forward)) / step.sigma).to(prediction.dtype)
-        return self.settle(velocity, kept, prediction)
+        return self.settle(velocity, kept, step, prediction)
 
     def denoised(self, latents: Tensor, prediction: Tensor, kept: Sequence[int], step: Step) -> Tensor:
         """x0 of what the expert was given, ``(..., len(kept), H, W)``, from its `prediction` of that; float32."""
         return frames.take(latents, kept) - step.sigma * prediction
 
-    def settle(self, velocity: Tensor, kept: Sequence[int], prediction: Tensor) -> Tensor:
+    def settle(self, velocity: Tensor, kept: Sequence[int], step: Step, prediction: Tensor) -> Tensor:
         """The made-up `velocity` of all frames, with the expert's own `prediction` where that is to stand."""
         return frames.put(velocity, kept, prediction)
 

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from halfframe import frames
 from halfframe.strategies.base import Step
-from halfframe.strategies.denoised import Denoised
+from halfframe.strategies.interleave import Interleave
 from halfframe.strategies.mixture import Mixture
 
 __all__ = ["Merge"]
 
 
-class Merge(Denoised):
+class Merge(Interleave):
     """With stride 2, frames 0 and 1, 2 and 3, ... at one step, frames 1 and 2, 3 and 4, ... at the next.
 
     Where frames are left out, what their noise would have said of the clip is lost to the expert. A mean of two has
@@ -25,12 +25,17 @@ class Merge(Denoised):
     A mean whose noise level would be under the boundary, where the high-noise expert was never trained, is weighted
     towards the first of its frames, so that it is at the boundary. Right before the switch that leaves the one frame,
     as `halfframe.strategies.interleave.Interleave` has it.
+
+    A frame with a condition of its own, the first one in image-to-video, is part of no mean, because a mean of
+    conditions is none that an expert knows: such a clip is made as `Interleave` makes it.
     """
 
     name = "merge"
 
     def select(self, step: Step) -> Sequence[int] | None:
         """The first frame of each mean."""
+        if step.pinned:
+            return super().select(step)
         if self.stride == 1 or step.sigma <= 0 or not self._in_window(step):
             return None
         count, stride = step.num_frames, self.stride
@@ -40,7 +45,7 @@ class Merge(Denoised):
 
     def mixture(self, step: Step) -> Mixture | None:
         """Means of `stride` frames each; the outermost ones overlap with their neighbours."""
-        starts = self.select(step)
+        starts = None if step.pinned else self.select(step)
         if starts is None:
             return None
         size = min(self.stride, step.num_frames)
@@ -59,23 +64,23 @@ class Merge(Denoised):
 
     def denoised(self, latents: Tensor, prediction: Tensor, kept: Sequence[int], step: Step) -> Tensor:
         """x0 of the means, at their noise level."""
-        mixture = self._mixture(step)
+        mixture = self.mixture(step)
+        if mixture is None:
+            return super().denoised(latents, prediction, kept, step)
         return mixture.of(latents, step.sigma) - mixture.sigma(step.sigma) * prediction
 
-    def settle(self, velocity: Tensor, kept: Sequence[int], prediction: Tensor) -> Tensor:
+    def settle(self, velocity: Tensor, kept: Sequence[int], step: Step, prediction: Tensor) -> Tensor:
         """The made-up one: no frame was computed as it is."""
-        return velocity
+        return super().settle(velocity, kept, step, prediction) if step.pinned else velocity
 
     def complete(self, x0: Tensor, kept: Sequence[int], step: Step, forward: int) -> Tensor:
         """Linear between the means' places in time, held beyond the outermost."""
-        rows = self._mixture(step).weights
+        mixture = self.mixture(step)
+        if mixture is None:
+            return super().complete(x0, kept, step, forward)
+        rows = mixture.weights
         places = [math.fsum(w * position for position, w in enumerate(row)) for row in rows]
         return frames.interpolate_at(x0, places, step.num_frames)
-
-    def _mixture(self, step: Step) -> Mixture:
-        mixture = self.mixture(step)
-        assert mixture is not None  # asked where frames were left out only
-        return mixture
 
 
 def _least_noise(step: Step) -> float:
