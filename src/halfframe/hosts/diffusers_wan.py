@@ -294,11 +294,12 @@ def _keep_caches_apart(pipe: Any, run: SamplingRun, local: Patches) -> None:
     between steps, because within one they are told which forward is going on, and forgetting loses that too.
     """
     experts = [getattr(pipe, name) for name in _EXPERTS]
+    # Forgetting visits every module (1,138 in an expert of A14B), so it is for those only where there may be a cache.
+    hooked = [module for module in experts if hasattr(module, "_reset_stateful_cache") and _has_hooks(module)]
 
     def forget() -> None:
-        for module in experts:
-            if hasattr(module, "_diffusers_hook") and hasattr(module, "_reset_stateful_cache"):
-                module._reset_stateful_cache()
+        for module in hooked:
+            module._reset_stateful_cache()
 
     original = pipe.scheduler.step
 
@@ -315,6 +316,12 @@ def _keep_caches_apart(pipe: Any, run: SamplingRun, local: Patches) -> None:
     forget()
     local.callback(forget)
     local.set(pipe.scheduler, "step", step)
+
+
+def _has_hooks(expert: Any) -> bool:
+    """Whether diffusers' hooks are on any part of `expert`; its caches are such, and so is its group offloading."""
+    registries = (getattr(module, "_diffusers_hook", None) for module in expert.modules())
+    return any(registry is not None and registry.hooks for registry in registries)
 
 
 def _refuse_faster_cache(experts: Sequence[Any]) -> None:
