@@ -69,7 +69,9 @@ def variants() -> list[Variant]:
         found += [Variant(steps, name) for name in ("self-duplicate", "interleave", "merge")]
         found += [Variant(steps, name, tuple(o.items())) for o in FIRST_STEP for name in ("merge", "interleave")]
         found += [Variant(steps, None, options) for options in GUIDANCE]
+    found += [Variant(steps, None, TRUNCATED) for steps in (5, 6, 7, 10)]
     for steps in (20, 8):
+        found += [Variant(steps, "merge", (("stride", 3), ("until", 1), *TRUNCATED))]
         found += [Variant(steps, "self-duplicate", (("noise", "short"),))]
         found += [Variant(steps, name) for name in ("own-noise", "interpolate")]
         found += [Variant(steps, name, tuple(o.items())) for o in OPTIONS for name in ("merge", "interleave")]
@@ -99,11 +101,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"until": 5},
     {"full_end": 6},
 ]
-GUIDANCE: list[tuple[tuple[str, Any], ...]] = [
-    (("cfg_every", 2),),
-    (("cfg_every", 3),),
-    (("cfg_truncate_steps", 5), ("cfg_truncate_high_noise_steps", 3)),
-]
+TRUNCATED: tuple[tuple[str, Any], ...] = (("cfg_truncate_steps", 5), ("cfg_truncate_high_noise_steps", 3))
+GUIDANCE: list[tuple[tuple[str, Any], ...]] = [(("cfg_every", 2),), (("cfg_every", 3),), TRUNCATED]
 
 
 def main() -> None:
@@ -270,9 +269,12 @@ def report(arguments: argparse.Namespace) -> None:
     most = max(len(rows) for _, rows in by_name.values())
     by_name = {name: found for name, found in by_name.items() if len(found[1]) == most}  # whole ones
     real = np.array(real_features(arguments.clips))
+    distinct = {}  # options that make no difference at so many steps make the very same clips
+    for name in sorted(by_name, key=len):
+        distinct.setdefault(json.dumps([row["features"] for row in by_name[name][1]]), by_name[name])
     rows = [
         summary(variant, results, by_name[Variant(variant.steps).name][1], real)
-        for variant, results in by_name.values()
+        for variant, results in distinct.values()
         if Variant(variant.steps).name in by_name
     ]
     rows.sort(key=lambda row: (row["steps"], row["cost"]))
@@ -381,6 +383,7 @@ def shown(value: tuple[float, float] | None, digits: int) -> str:
 
 GROUPS = {
     "fewer steps": lambda row: row["name"].endswith(", plain"),
+    "the same, merge at the first step": lambda row: row["name"].endswith("merge until=1 stride=4"),
     "guidance left out or reused": lambda row: "all frames" in row["name"],
     "skipped high-noise steps": lambda row: "1 in" in row["name"],
     "self-duplicate": lambda row: "self-duplicate" in row["name"],
@@ -396,14 +399,15 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(13, 6), dpi=110, layout="constrained")
     for axes, steps in zip(figure.subplots(1, 2), (8, 20), strict=True):
-        for (label, belongs), marker in zip(GROUPS.items(), "op^sXvD", strict=True):
-            fewer = label == "fewer steps"
+        for (label, belongs), marker in zip(GROUPS.items(), "oDp^sXvd", strict=True):
+            line = label in list(GROUPS)[:2]  # over numbers of steps
             points = [
                 row
                 for row in rows
                 if belongs(row)
                 and f"psnr_{steps}" in row
-                and (row["steps"] < steps if fewer else row["steps"] == steps)
+                and row["name"] != Variant(steps).name
+                and (row["steps"] <= steps if line else row["steps"] == steps)
             ]
             if not points:
                 continue
@@ -412,7 +416,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 [row["cost"] for row in points],
                 [row[f"psnr_{steps}"][0] for row in points],
                 [row[f"psnr_{steps}"][1] for row in points],
-                fmt=marker + ("-" if fewer else ""),
+                fmt=marker + {"fewer steps": "-"}.get(label, ":" if line else ""),
                 label=label,
                 markersize=5,
             )
