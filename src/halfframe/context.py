@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from halfframe.run import SamplingRun
 from halfframe.seams import HostFacts, Settings
 from halfframe.strategies.base import NOISE_MODES, ExpandFunction, Noise, Strategy
 
-__all__ = ["DEFAULT_STRATEGY", "EnabledPipe", "check_options", "enabled"]
+__all__ = ["DEFAULT_STRATEGY", "EnabledPipe", "check_options", "chosen_by_preset", "enabled"]
 
 DEFAULT_STRATEGY = "merge"
 """Nearest to the full run of those that cost as much (examples/tinywan/STUDY.md); the source's is `self-duplicate`."""
@@ -146,16 +146,9 @@ def check_options(
         raise OptionError(f"preload={preload!r} is neither True nor False.")
     if not isinstance(plugins, Iterable):
         raise OptionError(f"plugins={plugins!r} is no list of plugins; give plugins=[plugin].")
-    if preset is not None:
-        chosen = find_preset(preset)
-        # Every preset is of the default strategy, so whoever names that one beside a preset contradicts nothing.
-        if options or strategy != DEFAULT_STRATEGY:
-            given = ", ".join([*([] if strategy == DEFAULT_STRATEGY else [f"strategy={strategy!r}"]), *options])
-            raise OptionError(f"preset={preset!r} sets the strategy and its options, so leave out {given}, or preset.")
-        strategy, options = chosen.strategy, dict(chosen.options)
-        if (cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_every) == (0, 0, 1):
-            cfg_truncate_steps, cfg_truncate_high_noise_steps = chosen.guidance
     guidance = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode, cfg_every)
+    if preset is not None:
+        strategy, options, guidance = chosen_by_preset(preset, strategy, options, guidance)
     settings = Settings(
         noise=noise, guidance=guidance, measure=measure, tflops=tflops, preload=preload, options=dict(options)
     )
@@ -163,6 +156,24 @@ def check_options(
     resolved = requested_strategy(strategy, options)
     resolved.check_noise(noise)
     return resolved, manager, settings
+
+
+def chosen_by_preset(
+    preset: PresetName, strategy: object, options: Mapping[str, Any], guidance: GuidanceTruncation
+) -> tuple[str, dict[str, Any], GuidanceTruncation]:
+    """The strategy, options and guidance that `preset` stands for, beside what else was asked for.
+
+    Raises:
+        OptionError: there is no such preset, or a strategy or its options were asked for as well.
+    """
+    chosen = find_preset(preset)
+    # Every preset is of the default strategy, so whoever names that one beside a preset contradicts nothing.
+    if options or strategy != DEFAULT_STRATEGY:
+        given = ", ".join([*([] if strategy == DEFAULT_STRATEGY else [f"strategy={strategy!r}"]), *options])
+        raise OptionError(f"preset={preset!r} sets the strategy and its options, so leave out {given}, or preset.")
+    if not guidance:
+        guidance = GuidanceTruncation(*chosen.guidance, guidance.mode)
+    return chosen.strategy, dict(chosen.options), guidance
 
 
 @contextmanager

@@ -9,12 +9,13 @@ from typing import Any, Literal
 import torch
 
 from halfframe import frames
-from halfframe.context import DEFAULT_STRATEGY
+from halfframe.context import DEFAULT_STRATEGY, chosen_by_preset
 from halfframe.cost import A14B, ExpertShape, Rates
 from halfframe.errors import HalfframeError, OptionError
 from halfframe.guidance import GuidanceMode, GuidanceTruncation
 from halfframe.meter import Meter
 from halfframe.plugins import requested_strategy
+from halfframe.presets import PresetName
 from halfframe.report import Report
 from halfframe.schedule import Schedule
 from halfframe.strategies.base import ExpandFunction, Strategy
@@ -144,6 +145,7 @@ def plan(
     expert_shape: ExpertShape = A14B,
     group_size: int = 1,
     rates: Rates | None = None,
+    preset: PresetName | None = None,
     **options: Any,
 ) -> Plan:
     """What ``generate`` with these arguments would compute, without and with halfframe; no model is loaded.
@@ -164,6 +166,7 @@ def plan(
         expert_shape: the experts' sizes.
         group_size: sequence-parallel group, to whose multiple tokens are padded.
         rates: of a machine, for seconds and a speed-up in time: `halfframe.cost.H200`, or ones of your own.
+        preset: as for `halfframe.enabled`.
         **options: the strategy's own.
 
     Raises:
@@ -181,6 +184,8 @@ def plan(
     if sampling_steps < 1:
         raise OptionError(f"{sampling_steps} sampling steps are none; give 1 or more.")
     truncation = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode, cfg_every)
+    if preset is not None:
+        strategy, options, truncation = chosen_by_preset(preset, strategy, options, truncation)
     resolved = requested_strategy(strategy, options)
     latent_frames = frames.latent_frame_count(frame_num)
     per_frame = (width // 16) * (height // 16)

@@ -41,6 +41,24 @@ def test_plan_takes_a_strategys_options(capsys: pytest.CaptureFixture[str]) -> N
     assert "does not fit strides=4" in capsys.readouterr().err
 
 
+def test_plan_of_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", "--sample_steps", "20", "--json"]
+
+    def planned(*more: str) -> dict[str, Any]:
+        assert main([*arguments, *more]) == 0
+        found = json.loads(capsys.readouterr().out)
+        return {key: found[key] for key in ("strategy", "options", "frame_steps", "high", "low")}
+
+    faithful = planned("--half_frame_preset", "faithful")
+    assert faithful == planned("--half_frame_strategy", "merge:stride=3,until=1")
+    assert faithful["frame_steps"] == 19 * 81 + 25  # 7 of 21 latent frames at one step
+    fast = planned("--half_frame_preset", "fast")
+    assert fast == planned("--cfg_truncate_steps", "5", "--cfg_truncate_high_noise_steps", "3")
+    assert planned("--half_frame_preset", "fast", "--cfg_every", "2") == planned("--cfg_every", "2")
+    assert main([*arguments, "--half_frame_preset", "fast", "--half_frame_strategy", "interleave"]) == 1
+    assert "leave out strategy='interleave', or preset" in capsys.readouterr().err
+
+
 def test_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["plan", "--size", "832x480", "--frame_num", "49", "--sample_steps", "20", "--json"]
     assert main([*arguments, "--cfg_truncate_steps", "5", "--cfg_truncate_high_noise_steps", "3"]) == 0

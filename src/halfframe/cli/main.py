@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME[:OPTIONS]",
         help="as interleave:stride=3,full_start=1, or `none` (default: %(default)s)",
     )
+    plan.add_argument("--half_frame_preset", metavar="NAME", help="in place of a strategy: faithful, balanced or fast")
     plan.add_argument("--cfg_truncate_steps", type=int, default=0)
     plan.add_argument("--cfg_truncate_high_noise_steps", type=int, default=0)
     plan.add_argument("--cfg_every", type=int, default=1)
@@ -130,6 +131,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         cfg_every=arguments.cfg_every,
         guidance=not arguments.no_guidance,
         rates=_MACHINES.get(arguments.machine),
+        preset=arguments.half_frame_preset,
         **options,
     )
     print(json.dumps(result.to_dict(), indent=2) if arguments.json else result)
