@@ -36,7 +36,7 @@ def plan(
     *,
     boundary: float = BOUNDARY_T2V,
     num_frames: int = 13,
-    pinned: tuple[int, ...] = (),
+    pinned: Sequence[int] = (),
 ) -> Schedule:
     return Schedule.plan(solver, boundary, num_frames, select, pinned, "mine")
 

@@ -146,11 +146,17 @@ def check_options(
         raise OptionError(f"preload={preload!r} is neither True nor False.")
     if not isinstance(plugins, Iterable):
         raise OptionError(f"plugins={plugins!r} is no list of plugins; give plugins=[plugin].")
-    guidance = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode, cfg_every)
+    guidance = asked = GuidanceTruncation(cfg_truncate_steps, cfg_truncate_high_noise_steps, cfg_mode, cfg_every)
     if preset is not None:
         strategy, options, guidance = chosen_by_preset(preset, strategy, options, guidance)
     settings = Settings(
-        noise=noise, guidance=guidance, measure=measure, tflops=tflops, preload=preload, options=dict(options)
+        noise=noise,
+        guidance=guidance,
+        measure=measure,
+        tflops=tflops,
+        preload=preload,
+        options=dict(options),
+        guidance_by_preset=guidance is not asked,
     )
     manager = hook_manager([*plugins, BuiltinHosts()])
     resolved = requested_strategy(strategy, options)
@@ -224,7 +230,8 @@ def enabled(
             switch, with a warning. Not for experts under FSDP: a warning says so, and the run goes on without. Weights
             must not change during a run.
         preset: ``"faithful"``, ``"balanced"`` or ``"fast"`` in place of a strategy and its options, see
-            `halfframe.presets`; ``"fast"`` truncates guidance as well, unless an option of guidance is given.
+            `halfframe.presets`. ``"fast"`` truncates guidance as well, unless one of the three numbers of guidance is
+            other than its default; in a run of 5 steps or fewer that is all guidance.
         plugins: objects with `halfframe.hookimpl` functions, for this block, beside the installed ones.
         **options: the strategy's own options.
 

@@ -70,11 +70,15 @@ class SamplingRun:
         return self._shape is not None
 
     @property
-    def kept(self) -> tuple[int, ...] | None:
-        """Positions of the frames that the coming step computes; None for all, and until the first expert call."""
+    def coming(self) -> tuple[Expert, tuple[int, ...] | None, Mixture | None] | None:
+        """Which expert the coming step calls, and for what: the frames to compute, None for all, or their mixture.
+
+        None before the first expert call, and after the last step.
+        """
         if self._schedule is None or self._index >= len(self._schedule.kept):
             return None
-        return self._schedule.kept[self._index]
+        step, kept = self._schedule.steps[self._index], self._schedule.kept[self._index]
+        return step.expert, kept, self._mixture(step, kept)
 
     def allocate(self, shape: tuple[int, ...], source: NoiseSource) -> Tensor:
         """The latents to start from, of `shape` ``(..., F, H, W)``: a hook's, else the strategy's."""
@@ -228,9 +232,10 @@ class SamplingRun:
             _warn(
                 f"a halfframe_report hook failed: {type(error).__name__}: {error}; the video and the report are whole"
             )
-        if self._settings.guidance and not report.guidance_truncated:
+        settings = self._settings
+        if settings.guidance and not (report.guidance_truncated or settings.guidance_by_preset):
             _warn(f"no guidance was truncated: {self._why_not_truncated(report)}")
-        elif not report.halved and (self.strategy.halves or not (report.guidance_truncated or self.wants_preload)):
+        if not report.halved and (self.strategy.halves or not (settings.guidance or self.wants_preload)):
             _warn(f"nothing was halved: {report.note}")
         if self._preload is not None and self._preload.warn:
             _warn(f"preload {self._preload.text}")
@@ -261,6 +266,7 @@ class SamplingRun:
             self._selected,
             self._pinned(num_frames),
             self.strategy.name,
+            self.facts.conditioned,
         )
         return self._schedule
 
@@ -291,7 +297,7 @@ class SamplingRun:
         if self._pinned(step.num_frames):
             raise StrategyError(
                 f"{self._named} gives the expert means of frames, but frames {self._pinned(step.num_frames)} have a "
-                "condition of their own here (an image) and must be computed as they are; use 'interleave'."
+                "condition of their own here (`last_image`) and must be computed as they are; use 'interleave'."
             )
         rows, columns = len(mixture.weights), {len(row) for row in mixture.weights}
         if rows != len(kept) or columns != {step.num_frames}:

@@ -33,8 +33,9 @@ class Schedule:
         boundary: float,
         num_frames: int,
         select: Callable[[Step], Sequence[int] | None],
-        pinned: tuple[int, ...] = (),
+        pinned: Sequence[int] = (),
         strategy_name: str = "",
+        conditioned: bool = False,
     ) -> Schedule:
         """Lay out a run over `num_frames` latent frames; the high-noise expert serves timesteps ``>= boundary``.
 
@@ -58,7 +59,7 @@ class Schedule:
                 expert_steps=experts.count(expert),
                 num_frames=num_frames,
                 boundary=boundary,
-                pinned=pinned,
+                conditioned=conditioned,
             )
             for index, (timestep, expert) in enumerate(zip(timesteps, experts, strict=True))
         )
@@ -81,6 +82,6 @@ def _choose(step: Step, selection: Sequence[int] | None, strategy_name: str) -> 
         raise StrategyError(f"strategy {strategy_name!r}, at step {step.index}: {error}") from error
 
 
-def _with_pinned(chosen: tuple[int, ...], pinned: tuple[int, ...], num_frames: int) -> tuple[int, ...] | None:
+def _with_pinned(chosen: tuple[int, ...], pinned: Sequence[int], num_frames: int) -> tuple[int, ...] | None:
     kept = tuple(sorted({*chosen, *pinned}))
     return None if len(kept) == num_frames else kept

@@ -28,6 +28,8 @@ class Settings:
     tflops: float | None = None
     preload: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    guidance_by_preset: bool = False
+    """Whether a preset brought the truncation: then it is no news that there is no guidance to truncate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,8 @@ class HostFacts:
         temporal_stride: video frames per latent frame.
         group_size: what the token count is padded to a multiple of (sequence parallelism).
         expert_shape: the experts' sizes, for cost; None if unknown.
-        pinned: positions of latent frames with a condition of their own, which are always computed as they are, beside
-            the strategy's choice; -1 is the last.
+        pinned: positions of latent frames that are always computed, beside the strategy's choice; -1 is the last.
+        conditioned: whether the experts are given conditions that go with the frames, as image-to-video's are.
     """
 
     name: str
@@ -52,6 +54,7 @@ class HostFacts:
     group_size: int = 1
     expert_shape: ExpertShape | None = None
     pinned: tuple[int, ...] = ()
+    conditioned: bool = False
 
 
 class NoiseSource:

@@ -56,7 +56,7 @@ def test_plan_of_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert fast == planned("--cfg_truncate_steps", "5", "--cfg_truncate_high_noise_steps", "3")
     assert planned("--half_frame_preset", "fast", "--cfg_every", "2") == planned("--cfg_every", "2")
     assert main([*arguments, "--half_frame_preset", "fast", "--half_frame_strategy", "interleave"]) == 1
-    assert "leave out strategy='interleave', or preset" in capsys.readouterr().err
+    assert "names a strategy, and so does --half_frame_strategy interleave" in capsys.readouterr().err
 
 
 def test_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import types
+import warnings
 from typing import Any
 
 import numpy as np
@@ -259,13 +260,23 @@ def test_merge_makes_no_means_where_a_frame_has_its_own_image(options: dict[str,
         name = "stubborn"
 
         def select(self, step: Any) -> Any:
-            return super().select(dataclasses.replace(step, pinned=()))
+            return super().select(dataclasses.replace(step, conditioned=False))
 
         def mixture(self, step: Any) -> Any:
-            return super().mixture(dataclasses.replace(step, pinned=()))
+            return super().mixture(dataclasses.replace(step, conditioned=False))
 
-    with pytest.raises(halfframe.StrategyError, match=r"frames \(0,\) have a condition of their own .*'interleave'"):
-        clip(Stubborn())
+    with pytest.raises(halfframe.StrategyError, match=r"frames \(7,\) have a condition of their own .*'interleave'"):
+        clip(Stubborn(), image)
+    assert not torch.equal(clip(Stubborn()), clip("merge"))  # who wants means of conditions can have them
+
+    class Wrapped(type(pipe)):  # type: ignore[misc]
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return super().__call__(*args, **kwargs)
+
+    wrapped = Wrapped(**pipe.components, boundary_ratio=pipe.config.boundary_ratio)
+    with halfframe.enabled(wrapped, "merge", **options):
+        video = run(wrapped, num_frames=29, generator=seeded(7), image=image)
+    assert torch.equal(video, clip("interleave", **options))
 
 
 def test_a_mixture_that_does_not_fit_is_refused(t2v: Any) -> None:
@@ -378,3 +389,28 @@ def test_presets_are_their_strategy_and_options(t2v: Any, preset: Any) -> None:
 def test_presets_leave_no_doubt(t2v: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(halfframe.OptionError, match=message), halfframe.enabled(t2v, **arguments):
         pass
+
+
+def test_what_a_preset_brings_is_not_missed_where_there_is_no_guidance() -> None:
+    pipe = tiny_diffusers_t2v()
+    with halfframe.enabled(pipe, preset="fast") as block, warnings.catch_warnings():
+        warnings.simplefilter("error", halfframe.HalfframeWarning)
+        run(pipe, guidance_scale=1.0)
+        assert block.report is not None
+        assert not block.report.guidance_truncated
+        run(pipe)
+        assert block.report.guidance_truncated
+
+    def ours(seen: Any) -> list[str]:
+        return [str(w.message)[:30] for w in seen if w.category is halfframe.HalfframeWarning]
+
+    one_frame = "nothing was halved: the clip has 1 latent frame"
+    with halfframe.enabled(pipe, preset="fast"), pytest.warns(halfframe.HalfframeWarning, match=one_frame) as seen:
+        run(pipe, guidance_scale=1.0, num_frames=1)
+    assert len(ours(seen)) == 1
+    with halfframe.enabled(pipe, cfg_truncate_steps=1), pytest.warns(halfframe.HalfframeWarning) as seen:
+        run(pipe, guidance_scale=1.0, num_frames=1)
+    assert sorted(ours(seen)) == [
+        "halfframe: no guidance was tru",
+        "halfframe: nothing was halved:",
+    ]

@@ -770,22 +770,46 @@ def test_cache_never_serves_other_frames_than_it_was_made_from(cached: Any) -> N
     if "FasterCache" in type(cached.transformer._cache_config).__name__:
         plain = run(cached)
         message = r"has FasterCache on, .* change from step to step, .* keeps the same frames, such as 'self-duplicate'"
-        for strategy in (Alternating(), halfframe.DEFAULT_STRATEGY):
-            with halfframe.enabled(cached, strategy), pytest.raises(halfframe.HalfframeError, match=message):
+        window = {"strategy": "interpolate", "until": 2}
+        for options in ({"strategy": Alternating()}, {}, {"preset": "faithful"}, window):
+            with halfframe.enabled(cached, **options), pytest.raises(halfframe.HalfframeError, match=message):
                 run(cached, guidance_scale=1.0)
             assert torch.equal(run(cached), plain)
+        with halfframe.enabled(cached), pytest.raises(halfframe.HalfframeError, match=message):
+            run(cached, guidance_scale=1.0, num_frames=9)  # the same frames at every step, in other means
         return
-    at_switch: list[Tensor] = []
+    for strategy in (Alternating(), "merge"):
+        at_switch: list[Tensor] = []
+
+        class AtSwitch:
+            @halfframe.hookimpl
+            def halfframe_boundary(self, boundary: halfframe.Boundary, seen: list[Tensor] = at_switch) -> None:
+                seen.append(boundary.before)
+
+        for pipe in (without_caches(cached), cached):
+            with halfframe.enabled(pipe, strategy, plugins=[AtSwitch()]):
+                # Without guidance, because attention broadcast also takes one prompt's output for the other's.
+                run(pipe, guidance_scale=1.0)
+        assert torch.equal(*at_switch)
+
+
+@pytest.mark.parametrize("name", ["FirstBlockCacheConfig", "PyramidAttentionBroadcastConfig"])
+def test_cache_that_comes_in_the_middle_of_a_run(name: str) -> None:
+    pipe, at_switch = tiny_diffusers_t2v(), []
+
+    def turn_on() -> None:
+        for expert in EXPERTS:
+            config = getattr(importlib.import_module("diffusers.hooks"), name)
+            getattr(pipe, expert).enable_cache(CACHES[name](config, pipe, expert))
 
     class AtSwitch:
         @halfframe.hookimpl
         def halfframe_boundary(self, boundary: halfframe.Boundary) -> None:
             at_switch.append(boundary.before)
 
-    for pipe in (without_caches(cached), cached):
-        with halfframe.enabled(pipe, Alternating(), plugins=[AtSwitch()]):
-            # Without guidance, because attention broadcast also takes one prompt's output for the other's.
-            run(pipe, guidance_scale=1.0)
+    with halfframe.enabled(pipe, plugins=[AtSwitch()]):
+        plain = run(pipe, guidance_scale=1.0)
+        assert not torch.equal(run(pipe, guidance_scale=1.0, callback_on_step_end=at_step(0, turn_on)), plain)
     assert torch.equal(*at_switch)
 
 

@@ -72,9 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument(
         "--half_frame_strategy",
-        default=halfframe.DEFAULT_STRATEGY,
         metavar="NAME[:OPTIONS]",
-        help="as interleave:stride=3,full_start=1, or `none` (default: %(default)s)",
+        help=f"as interleave:stride=3,full_start=1, or `none` (default: {halfframe.DEFAULT_STRATEGY})",
     )
     plan.add_argument("--half_frame_preset", metavar="NAME", help="in place of a strategy: faithful, balanced or fast")
     plan.add_argument("--cfg_truncate_steps", type=int, default=0)
@@ -113,7 +112,12 @@ def _run(arguments: list[str]) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    strategy, options = parse_strategy(arguments.half_frame_strategy)
+    if arguments.half_frame_preset is not None and arguments.half_frame_strategy is not None:
+        raise OptionError(
+            f"--half_frame_preset {arguments.half_frame_preset} names a strategy, and so does --half_frame_strategy "
+            f"{arguments.half_frame_strategy}; leave one of them out."
+        )
+    strategy, options = parse_strategy(arguments.half_frame_strategy or halfframe.DEFAULT_STRATEGY)
     clashes = options.keys() & inspect.signature(halfframe.plan).parameters.keys()
     if clashes:
         names = ", ".join(sorted(clashes))

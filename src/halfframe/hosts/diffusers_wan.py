@@ -29,7 +29,6 @@ from halfframe.strategies.base import Expert
 
 __all__ = ["DiffusersWan"]
 
-_IMAGES = {"image": 0, "last_image": -1}  # arguments, and the frame that each is a condition of
 _EXPERTS: dict[str, Expert] = {"transformer": "high", "transformer_2": "low"}
 _SEAMS = ("prepare_latents", "scheduler", "step", *_EXPERTS)
 _ABSENT = object()
@@ -118,8 +117,9 @@ class DiffusersWan:
             patch_size=(time, height, width),
             temporal_stride=getattr(pipe, "vae_scale_factor_temporal", 4),
             expert_shape=_expert_shape(config, arguments.get("max_sequence_length", 512)),
-            # Frames conditioned on an image of their own, which a skipped frame would never show the expert.
-            pinned=tuple(at for name, at in _IMAGES.items() if arguments.get(name) is not None),
+            # The last frame is conditioned on an image of its own, which a skipped frame would never show the expert.
+            pinned=(-1,) if arguments.get("last_image") is not None else (),
+            conditioned=config.in_channels != config.out_channels,
         )
 
 
@@ -294,21 +294,22 @@ def _keep_caches_apart(pipe: Any, run: SamplingRun, local: Patches) -> None:
     between steps, because within one they are told which forward is going on, and forgetting loses that too.
     """
     experts = [getattr(pipe, name) for name in _EXPERTS]
-    # Forgetting visits every module (1,138 in an expert of A14B), so it is for those only where there may be a cache.
-    hooked = [module for module in experts if hasattr(module, "_reset_stateful_cache") and _has_hooks(module)]
 
     def forget() -> None:
-        for module in hooked:
-            module._reset_stateful_cache()
+        for module in experts:
+            # Without a cache there is nothing to forget, which takes far longer than to see that there is none.
+            if hasattr(module, "_reset_stateful_cache") and _has_hooks(module):
+                module._reset_stateful_cache()
 
     original = pipe.scheduler.step
 
     @functools.wraps(original)
     def step(*args: Any, **kwargs: Any) -> Any:
-        before = run.kept
+        before = run.coming
         result = original(*args, **kwargs)
-        if run.kept != before:
-            if run.kept is not None and before is not None:
+        after = run.coming
+        if before is None or after is None or before[1:] != after[1:]:
+            if before is not None and after is not None and before[0] == after[0]:
                 _refuse_faster_cache(experts)
             forget()
         return result

@@ -8,7 +8,6 @@ code is bound to a copy of its globals in which ``torch`` hands out our noise an
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 from collections.abc import Sequence
 from types import CodeType, FunctionType, ModuleType
@@ -96,8 +95,7 @@ class WanOfficial:
             temporal_stride=pipe.vae_stride[0],
             group_size=pipe.sp_size,
             expert_shape=_expert_shape(pipe.high_noise_model),
-            # Image-to-video conditions the first frame on an image of its own.
-            pinned=(0,) if "img" in inspect.signature(type(pipe).generate).parameters else (),
+            conditioned=_channels(pipe.high_noise_model, "in_dim") != _channels(pipe.high_noise_model, "out_dim"),
         )
 
 
@@ -257,6 +255,12 @@ class _RoutedExpert:
         full = self._run.after_call(call, prediction)
         self._placement.after_forward(call.step, self._run)
         return [full, *rest]
+
+
+def _channels(model: Any, name: str) -> int | None:
+    """Channels in or out; image-to-video has its conditions in further ones."""
+    channels: int | None = getattr(model, name, None)
+    return channels
 
 
 def _expert_shape(model: Any) -> ExpertShape | None:

@@ -47,7 +47,7 @@ class Step:
         expert_steps: how many steps this expert has.
         num_frames: latent frames of the full clip.
         boundary: timestep 0..1000 from which on the high-noise expert serves.
-        pinned: positions of frames that the host has computed at every step, beside the strategy's choice.
+        conditioned: whether the expert is given conditions that go with the frames, as image-to-video's are.
     """
 
     index: int
@@ -59,7 +59,7 @@ class Step:
     expert_steps: int
     num_frames: int
     boundary: float = 0.0
-    pinned: tuple[int, ...] = ()
+    conditioned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

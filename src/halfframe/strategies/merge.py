@@ -26,15 +26,15 @@ class Merge(Interleave):
     towards the first of its frames, so that it is at the boundary. Right before the switch that leaves the one frame,
     as `halfframe.strategies.interleave.Interleave` has it.
 
-    A frame with a condition of its own, the first one in image-to-video, is part of no mean, because a mean of
-    conditions is none that an expert knows: such a clip is made as `Interleave` makes it.
+    Where conditions go with the frames, in image-to-video, there are no means, because a mean of conditions is none
+    that an expert knows: such a clip is made as `Interleave` makes it.
     """
 
     name = "merge"
 
     def select(self, step: Step) -> Sequence[int] | None:
         """The first frame of each mean."""
-        if step.pinned:
+        if step.conditioned:
             return super().select(step)
         if self.stride == 1 or step.sigma <= 0 or not self._in_window(step):
             return None
@@ -45,7 +45,7 @@ class Merge(Interleave):
 
     def mixture(self, step: Step) -> Mixture | None:
         """Means of `stride` frames each; the outermost ones overlap with their neighbours."""
-        starts = None if step.pinned else self.select(step)
+        starts = None if step.conditioned else self.select(step)
         if starts is None:
             return None
         size = min(self.stride, step.num_frames)
@@ -71,7 +71,7 @@ class Merge(Interleave):
 
     def settle(self, velocity: Tensor, kept: Sequence[int], step: Step, prediction: Tensor) -> Tensor:
         """The made-up one: no frame was computed as it is."""
-        return super().settle(velocity, kept, step, prediction) if step.pinned else velocity
+        return super().settle(velocity, kept, step, prediction) if self.mixture(step) is None else velocity
 
     def complete(self, x0: Tensor, kept: Sequence[int], step: Step, forward: int) -> Tensor:
         """Linear between the means' places in time, held beyond the outermost."""
