@@ -234,8 +234,25 @@ def test_a_pinned_last_frame_is_a_neighbour_like_any_other() -> None:
     assert {kept for expert, kept in seen if expert == "high"} == {(0, 4, 7)}
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 3, "full_start": 1, "positions": "contiguous"}])
-def test_merge_makes_no_means_where_a_frame_has_its_own_image(options: dict[str, Any]) -> None:
+MERGE_OPTIONS = pytest.mark.parametrize(
+    "options", [{}, {"stride": 3, "full_start": 1, "positions": "contiguous"}], ids=["merge", "merge-options"]
+)
+
+
+@MERGE_OPTIONS
+@pytest.mark.parametrize("make", [tiny_diffusers_i2v, tiny_wan_i2v])
+def test_no_means_of_conditions(make: Any, options: dict[str, Any]) -> None:
+    pipe = make()
+    clips = []
+    for strategy in ("merge", "interleave", "own-noise"):
+        with halfframe.enabled(pipe, strategy, **options):
+            clips.append(short_clip(pipe))
+    assert torch.equal(clips[0], clips[1])
+    assert not torch.equal(clips[0], clips[2])
+
+
+@MERGE_OPTIONS
+def test_merge_and_a_last_image_in_tiny_diffusers_i2v(options: dict[str, Any]) -> None:
     from PIL import Image
 
     image = Image.new("RGB", (48, 32), (200, 40, 40))
@@ -248,13 +265,6 @@ def test_merge_makes_no_means_where_a_frame_has_its_own_image(options: dict[str,
     for last in (image, None):
         assert torch.equal(clip("merge", last, **options), clip("interleave", last, **options))
         assert not torch.equal(clip("merge", last, **options), clip("interpolate", last, **options))
-    official = tiny_wan_i2v()
-    clips = []
-    for strategy in ("merge", "interleave", "own-noise"):
-        with halfframe.enabled(official, strategy, **options):
-            clips.append(short_clip(official))
-    assert torch.equal(clips[0], clips[1])
-    assert not torch.equal(clips[0], clips[2])
 
     class Stubborn(Merge):
         name = "stubborn"
