@@ -37,7 +37,7 @@ import torch
 
 import halfframe
 from _output import comparison, markdown
-from _parallel import Group, check_heads, process_group
+from _parallel import Group, check_heads, end_process, process_group
 from _pipelines import HOSTS, Host, Settings, host_facts
 from _results import Results, Section
 from _session import Latents, Session
@@ -250,4 +250,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())
