@@ -393,6 +393,9 @@ GROUPS = {
 }
 
 
+LINES = {"fewer steps": "-", "the same, merge at the first step": ":"}  # over numbers of steps
+
+
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """PSNR to the plain clips of 8 and of 20 steps over cost."""
     from matplotlib.figure import Figure
@@ -400,7 +403,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(13, 6), dpi=110, layout="constrained")
     for axes, steps in zip(figure.subplots(1, 2), (8, 20), strict=True):
         for (label, belongs), marker in zip(GROUPS.items(), "oDp^sXvd", strict=True):
-            line = label in list(GROUPS)[:2]  # over numbers of steps
+            line = LINES.get(label, "")
             points = [
                 row
                 for row in rows
@@ -416,7 +419,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 [row["cost"] for row in points],
                 [row[f"psnr_{steps}"][0] for row in points],
                 [row[f"psnr_{steps}"][1] for row in points],
-                fmt=marker + {"fewer steps": "-"}.get(label, ":" if line else ""),
+                fmt=marker + line,
                 label=label,
                 markersize=5,
             )

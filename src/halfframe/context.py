@@ -156,7 +156,7 @@ def check_options(
         tflops=tflops,
         preload=preload,
         options=dict(options),
-        guidance_by_preset=guidance is not asked,
+        guidance_by_preset=guidance != asked,
     )
     manager = hook_manager([*plugins, BuiltinHosts()])
     resolved = requested_strategy(strategy, options)

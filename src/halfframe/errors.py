@@ -12,6 +12,7 @@ __all__ = [
     "PluginError",
     "StrategyError",
     "UnsupportedPipelineError",
+    "is_count",
 ]
 
 
@@ -37,3 +38,8 @@ class OptionError(HalfframeError):
 
 class HalfframeWarning(UserWarning):
     """Something ran, but not faster: for instance, no latent frame could be left out."""
+
+
+def is_count(value: object, least: int) -> bool:
+    """Whether `value` is an integer of `least` or more, as options that count something must be; True is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

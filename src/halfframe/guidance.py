@@ -19,7 +19,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from halfframe.errors import OptionError
+from halfframe.errors import OptionError, is_count
 from halfframe.strategies.base import Step
 
 __all__ = ["GuidanceMode", "GuidanceState", "GuidanceTruncation"]
@@ -53,7 +53,7 @@ class GuidanceTruncation:
             ("cfg_truncate_high_noise_steps", self.high_noise_steps, 0),
             ("cfg_every", self.every, 1),
         ):
-            if not isinstance(count, int) or isinstance(count, bool) or count < least:
+            if not is_count(count, least):
                 raise OptionError(f"{name}={count!r} is no number of steps; give an integer of {least} or more.")
         if self.mode not in _MODES:
             raise OptionError(f"cfg_mode={self.mode!r} is unknown; needed: one of {', '.join(map(repr, _MODES))}.")

@@ -753,6 +753,17 @@ def reset(pipe: Any) -> None:
         getattr(pipe, name)._reset_stateful_cache()
 
 
+class AtSwitch:
+    """What every run has at the expert switch."""
+
+    def __init__(self) -> None:
+        self.latents: list[Tensor] = []
+
+    @halfframe.hookimpl
+    def halfframe_boundary(self, boundary: halfframe.Boundary) -> None:
+        self.latents.append(boundary.before)
+
+
 def test_cache_works_on_half_clips_too(cached: Any) -> None:
     plain = run(cached)
     reset(cached)
@@ -779,38 +790,27 @@ def test_cache_never_serves_other_frames_than_it_was_made_from(cached: Any) -> N
             run(cached, guidance_scale=1.0, num_frames=9)  # the same frames at every step, in other means
         return
     for strategy in (Alternating(), "merge"):
-        at_switch: list[Tensor] = []
-
-        class AtSwitch:
-            @halfframe.hookimpl
-            def halfframe_boundary(self, boundary: halfframe.Boundary, seen: list[Tensor] = at_switch) -> None:
-                seen.append(boundary.before)
-
+        at_switch = AtSwitch()
         for pipe in (without_caches(cached), cached):
-            with halfframe.enabled(pipe, strategy, plugins=[AtSwitch()]):
+            with halfframe.enabled(pipe, strategy, plugins=[at_switch]):
                 # Without guidance, because attention broadcast also takes one prompt's output for the other's.
                 run(pipe, guidance_scale=1.0)
-        assert torch.equal(*at_switch)
+        assert torch.equal(*at_switch.latents)
 
 
 @pytest.mark.parametrize("name", ["FirstBlockCacheConfig", "PyramidAttentionBroadcastConfig"])
 def test_cache_that_comes_in_the_middle_of_a_run(name: str) -> None:
-    pipe, at_switch = tiny_diffusers_t2v(), []
+    pipe, at_switch = tiny_diffusers_t2v(), AtSwitch()
 
     def turn_on() -> None:
         for expert in EXPERTS:
             config = getattr(importlib.import_module("diffusers.hooks"), name)
             getattr(pipe, expert).enable_cache(CACHES[name](config, pipe, expert))
 
-    class AtSwitch:
-        @halfframe.hookimpl
-        def halfframe_boundary(self, boundary: halfframe.Boundary) -> None:
-            at_switch.append(boundary.before)
-
-    with halfframe.enabled(pipe, plugins=[AtSwitch()]):
+    with halfframe.enabled(pipe, plugins=[at_switch]):
         plain = run(pipe, guidance_scale=1.0)
         assert not torch.equal(run(pipe, guidance_scale=1.0, callback_on_step_end=at_step(0, turn_on)), plain)
-    assert torch.equal(*at_switch)
+    assert torch.equal(*at_switch.latents)
 
 
 def test_cache_after_an_exception(cached: Any) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from halfframe.errors import OptionError
 from halfframe.plugins import parse_strategy
 from halfframe.presets import find_preset
 
-__all__ = ["FLAGS_HELP", "split_flags"]
+__all__ = ["FLAGS_HELP", "refuse_two_strategies", "split_flags"]
 
 FLAGS_HELP = """\
 flags (all other arguments are the script's own):
@@ -73,10 +73,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         strategy = "self-duplicate"
     if flags.half_frame_preset is not None:
         if strategy is not None:
-            raise OptionError(
-                f"--half_frame_preset {flags.half_frame_preset} names a strategy, and so does another flag "
-                f"({strategy}); leave one of them out."
-            )
+            refuse_two_strategies(flags.half_frame_preset, f"another flag ({strategy})")
         strategy = find_preset(flags.half_frame_preset).strategy
     truncates = flags.cfg_truncate_steps or flags.cfg_truncate_high_noise_steps or flags.cfg_every != 1
     if strategy is None and not truncates and not flags.half_frame_preload:
@@ -101,6 +98,11 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         **strategy_options,
     }
     return options, rest
+
+
+def refuse_two_strategies(preset: str, other: str) -> NoReturn:
+    """Fail because a strategy is named by ``--half_frame_preset``, and by `other` too."""
+    raise OptionError(f"--half_frame_preset {preset} names a strategy, and so does {other}; leave one of them out.")
 
 
 def _task(arguments: Sequence[str]) -> str:

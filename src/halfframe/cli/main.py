@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import halfframe
-from halfframe.cli.flags import FLAGS_HELP, split_flags
+from halfframe.cli.flags import FLAGS_HELP, refuse_two_strategies, split_flags
 from halfframe.compare import command as compare_command
 from halfframe.cost import H200
 from halfframe.errors import HalfframeError, OptionError
@@ -113,10 +113,7 @@ def _run(arguments: list[str]) -> int:
 
 def _plan(arguments: argparse.Namespace) -> int:
     if arguments.half_frame_preset is not None and arguments.half_frame_strategy is not None:
-        raise OptionError(
-            f"--half_frame_preset {arguments.half_frame_preset} names a strategy, and so does --half_frame_strategy "
-            f"{arguments.half_frame_strategy}; leave one of them out."
-        )
+        refuse_two_strategies(arguments.half_frame_preset, f"--half_frame_strategy {arguments.half_frame_strategy}")
     strategy, options = parse_strategy(arguments.half_frame_strategy or halfframe.DEFAULT_STRATEGY)
     clashes = options.keys() & inspect.signature(halfframe.plan).parameters.keys()
     if clashes:

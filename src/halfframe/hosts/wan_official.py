@@ -87,15 +87,16 @@ class WanOfficial:
         patches.set_class(pipe, same_named_subclass(cls, {"generate": generate}))
 
     def _facts(self, pipe: Any) -> HostFacts:
-        patch_size = tuple(pipe.patch_size)
+        patch_size, expert = tuple(pipe.patch_size), pipe.high_noise_model
         return HostFacts(
             name=self.name,
             boundary=pipe.boundary * pipe.num_train_timesteps,
             patch_size=(patch_size[0], patch_size[1], patch_size[2]),
             temporal_stride=pipe.vae_stride[0],
             group_size=pipe.sp_size,
-            expert_shape=_expert_shape(pipe.high_noise_model),
-            conditioned=_channels(pipe.high_noise_model, "in_dim") != _channels(pipe.high_noise_model, "out_dim"),
+            expert_shape=_expert_shape(expert),
+            # Image-to-video has its conditions in further channels.
+            conditioned=getattr(expert, "in_dim", None) != getattr(expert, "out_dim", None),
         )
 
 
@@ -255,12 +256,6 @@ class _RoutedExpert:
         full = self._run.after_call(call, prediction)
         self._placement.after_forward(call.step, self._run)
         return [full, *rest]
-
-
-def _channels(model: Any, name: str) -> int | None:
-    """Channels in or out; image-to-video has its conditions in further ones."""
-    channels: int | None = getattr(model, name, None)
-    return channels
 
 
 def _expert_shape(model: Any) -> ExpertShape | None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from halfframe import frames
-from halfframe.errors import OptionError
+from halfframe.errors import OptionError, is_count
 from halfframe.strategies.base import Step, Strategy
 
 __all__ = ["Denoised", "Positions", "Until"]
@@ -50,9 +50,9 @@ class Denoised(Strategy):
         positions: Positions = "true",
     ) -> None:
         for name, value, least in (("stride", stride, 1), ("full_start", full_start, 0), ("full_end", full_end, 0)):
-            if not _is_number(value, least):
+            if not is_count(value, least):
                 raise OptionError(f"{name}={value!r} is no such number; give an integer of {least} or more.")
-        if not _is_number(until, 1):
+        if not is_count(until, 1):
             _check_word("until", until, Until, " or a number of steps, 1 or more")
         _check_word("positions", positions, Positions)
         self.stride = stride
@@ -83,17 +83,9 @@ class Denoised(Strategy):
         if step.sigma <= 0:  # nothing is noise any more, so a velocity says nothing of x0
             return super().fill(prediction, kept, step, forward, latents)
         x = latents.float()
-        x0 = self.denoised(x, prediction.float(), kept, step)
-        velocity = ((x - self.complete(x0, kept, step, forward)) / step.sigma).to(prediction.dtype)
-        return self.settle(velocity, kept, step, prediction)
-
-    def denoised(self, latents: Tensor, prediction: Tensor, kept: Sequence[int], step: Step) -> Tensor:
-        """x0 of what the expert was given, ``(..., len(kept), H, W)``, from its `prediction` of that; float32."""
-        return frames.take(latents, kept) - step.sigma * prediction
-
-    def settle(self, velocity: Tensor, kept: Sequence[int], step: Step, prediction: Tensor) -> Tensor:
-        """The made-up `velocity` of all frames, with the expert's own `prediction` where that is to stand."""
-        return frames.put(velocity, kept, prediction)
+        x0 = frames.take(x, kept) - step.sigma * prediction.float()
+        velocity = (x - self.complete(x0, kept, step, forward)) / step.sigma
+        return frames.put(velocity.to(prediction.dtype), kept, prediction)
 
     def complete(self, x0: Tensor, kept: Sequence[int], step: Step, forward: int) -> Tensor:
         """What all frames show, ``(..., F, H, W)``, from what the kept ones do, ``(..., len(kept), H, W)``, float32.
@@ -109,10 +101,6 @@ class Denoised(Strategy):
             return step.index < step.num_steps - self.full_end
         end = step.expert_steps if self.until == "switch" else min(self.until, step.expert_steps)
         return step.expert == "high" and step.expert_index < end - self.full_end
-
-
-def _is_number(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _check_word(name: str, word: object, words: Any, more: str = "") -> None:

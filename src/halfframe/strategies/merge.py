@@ -62,25 +62,19 @@ class Merge(Interleave):
         contiguous = self.positions == "contiguous"
         return Mixture(tuple(rows), tuple(float(k) if contiguous else start + ahead for k, start in enumerate(starts)))
 
-    def denoised(self, latents: Tensor, prediction: Tensor, kept: Sequence[int], step: Step) -> Tensor:
-        """x0 of the means, at their noise level."""
+    def fill(self, prediction: Tensor, kept: Sequence[int], step: Step, forward: int, latents: Tensor) -> Tensor:
+        """Velocity of all frames, none of which was computed as it is.
+
+        What the means show is linear between their places in time, and held beyond the outermost.
+        """
         mixture = self.mixture(step)
         if mixture is None:
-            return super().denoised(latents, prediction, kept, step)
-        return mixture.of(latents, step.sigma) - mixture.sigma(step.sigma) * prediction
-
-    def settle(self, velocity: Tensor, kept: Sequence[int], step: Step, prediction: Tensor) -> Tensor:
-        """The made-up one: no frame was computed as it is."""
-        return super().settle(velocity, kept, step, prediction) if self.mixture(step) is None else velocity
-
-    def complete(self, x0: Tensor, kept: Sequence[int], step: Step, forward: int) -> Tensor:
-        """Linear between the means' places in time, held beyond the outermost."""
-        mixture = self.mixture(step)
-        if mixture is None:
-            return super().complete(x0, kept, step, forward)
-        rows = mixture.weights
-        places = [math.fsum(w * position for position, w in enumerate(row)) for row in rows]
-        return frames.interpolate_at(x0, places, step.num_frames)
+            return super().fill(prediction, kept, step, forward, latents)
+        x = latents.float()
+        x0 = mixture.of(x, step.sigma) - mixture.sigma(step.sigma) * prediction.float()
+        places = [math.fsum(w * position for position, w in enumerate(row)) for row in mixture.weights]
+        shown = frames.interpolate_at(x0, places, step.num_frames)
+        return ((x - shown) / step.sigma).to(prediction.dtype)
 
 
 def _least_noise(step: Step) -> float:
