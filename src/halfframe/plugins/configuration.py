@@ -38,7 +38,7 @@ class Configuration:
 
     def __str__(self) -> str:
         parts = [str(self.strategy)]
-        if self.guidance and self.guidance is not self.strategy:
+        if self.guidance and not isinstance(self.guidance, Recipe):
             parts.append(str(self.guidance))
         parts += [name for name in ("prefetch", "measure") if getattr(self, name)]
         return ", ".join(parts)

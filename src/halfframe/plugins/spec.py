@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from halfframe.sampling.events import Boundary, ExpertCall
     from halfframe.hosts.base import HostAdapter
     from halfframe.report.report import Report
+    from halfframe.sampling.events import Boundary, ExpertCall
     from halfframe.sampling.strategy import Allocation
 
 __all__ = ["HookSpecs", "hookimpl", "hookspec"]
