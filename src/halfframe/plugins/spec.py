@@ -54,5 +54,9 @@ class HookSpecs:
         """
 
     @hookspec
+    def halfframe_latents(self, latents: Tensor) -> None:
+        """See the final latents ``(..., F, H, W)``, after the last step and before the host decodes them."""
+
+    @hookspec
     def halfframe_report(self, report: Report) -> None:
         """Receive the report of a finished run."""
