@@ -46,10 +46,12 @@ class Log:
         return len(self._known)
 
     def _read(self, path: Path, settings: dict[str, object]) -> None:
-        first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # what was cut off in the middle of a line is measured again
+        first, *lines = whole.splitlines() or [""]
         try:
             written = json.loads(first)
-            self._known = dict(json.loads(line) for line in lines if line.endswith("]"))  # the last one may be cut
+            self._known = dict(json.loads(line) for line in lines)
         except ValueError as error:
             raise OptionError(f"{path} is no log of a tuning: {error}; give another output folder.") from error
         wanted = json.loads(json.dumps(settings))
@@ -59,3 +61,5 @@ class Log:
                 f"{path} was begun with other settings ({', '.join(other)} differ); give another output folder, or "
                 "the same settings to go on."
             )
+        if whole != text:
+            path.write_text(whole, encoding="utf-8")

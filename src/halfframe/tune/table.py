@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from halfframe.errors import StrategyError
 from halfframe.report.cost import H200, ExpertShape
 from halfframe.tune.log import Log
 from halfframe.tune.replay import Record, final_latents
@@ -84,43 +83,49 @@ class Bench:
         return [self.log.get(f"{key} #{case}", partial(self.error, case, moves)) for case in range(self.cases)]
 
     def table(self, steps: int, moves: Sequence[str]) -> MoveTable:
-        """Measure `moves` at every step of a schedule of `steps`, one at a time."""
+        """Measure `moves` at every step of a schedule of `steps`, one at a time; their costs are not in it yet."""
         parts = [part for part in dict.fromkeys(part for move in moves for part in parts_of(move)) if part != "full"]
         errors: list[dict[str, float]] = [{} for _ in range(steps)]
-        needs_earlier = ("reuse", "full+delta")
-        todo = [(index, part) for index in range(steps) for part in parts if index or part not in needs_earlier]
-        done = 0
-        for index, part in todo:
+        high = self.high(steps)
+        todo = [
+            (index, part)
+            for index in range(steps)
+            for part in parts
+            # A reuse needs a step before it, a guidance difference one of the same expert.
+            if (index or part != "reuse") and (index not in (0, high) or part != "full+delta")
+        ]
+        for done, (index, part) in enumerate(todo, 1):
             alone = ["full"] * steps
             alone[index] = part
-            try:
-                name = f"move {steps} {index} {part}"
-                found = [
-                    self.log.get(f"{name} #{case}", partial(self.error, case, alone, index))
-                    for case in range(self.cases)
-                ]
-            except StrategyError:  # a guidance difference at a step that has none before it
-                continue
-            finally:
-                done += 1
-                self.tell(f"{steps} steps: {done} of {len(todo)} moves measured")
+            name = f"move {steps} {index} {part}"
+            found = [
+                self.log.get(f"{name} #{case}", partial(self.error, case, alone, index)) for case in range(self.cases)
+            ]
             errors[index][part] = statistics.fmean(found)
+            self.tell(f"{steps} steps: {done} of {len(todo)} moves measured")
         base = statistics.fmean(self.measured(["full"] * steps)) if steps != self.steps else 0.0
-        high = sum(step.expert == "high" for step in self.plain(0, steps)[1].steps.values())
-        return MoveTable(errors, self.costs(moves), high, base)
+        return MoveTable(errors, {}, high, base)
+
+    def high(self, steps: int) -> int:
+        """How many of so many steps are the high-noise expert's."""
+
+        def count() -> int:
+            return sum(step.expert == "high" for step in self.plain(0, steps)[1].steps.values())
+
+        return int(self.log.get(f"high {steps}", count))
 
     def costs(self, moves: Sequence[str]) -> dict[str, float]:
-        """Cost of each move in full steps, by the median time of passes over as many frames."""
+        """Cost of each move in full steps, by the median time of passes over as many frames so far."""
+        return {move: self.log.get(f"cost {move}", partial(self._cost, move)) for move in moves}
+
+    def _cost(self, move: str) -> float:
         total = self.plain(0, self.steps)[0].shape[-3]
-        full = statistics.median(self.seconds[total])
-        passes = 2 if self.guided() else 1
-        costs = {}
-        for move in moves:
-            base, plus, _ = move.partition("+")
-            count = 0 if base == "reuse" else total if base == "full" else self._frames(base, total)
-            made = 1 if plus else passes
-            costs[move] = made / passes * (self._seconds(count, total) / full if count else 0.0)
-        return costs
+        base, plus, _ = move.partition("+")
+        if base == "reuse":
+            return 0.0
+        count = total if base == "full" else self._frames(base, total)
+        share = 0.5 if plus else 1.0  # of the two passes of a guided step
+        return share * self._seconds(count, total) / statistics.median(self.seconds[total])
 
     def _frames(self, base: str, total: int) -> int:
         """Frames that an expert is given for a move like ``merge:3``: the usual number of them."""

@@ -123,8 +123,8 @@ def tune(
     log = Log(None if folder is None else folder / "tuning.jsonl", kept)
     bench = Bench(pipe, call, cases, steps, log, tell)
     tried = _tried(moves, bench.guided())
-    tables = tuple(bench.table(length, tried) for length in lengths)
-    tables = tuple(replace(table, costs=bench.costs(tried)) for table in tables)  # by all the times that were taken
+    errors = [bench.table(length, tried) for length in lengths]
+    tables = tuple(replace(table, costs=bench.costs(tried)) for table in errors)  # by all the times that were taken
     tell(f"{len(log)} results measured; searching")
     chosen = tuple(_search(bench, tables, budget * steps, runs, tell) for budget in sorted(budgets, reverse=True))
     peak = _peak(bench)
@@ -176,9 +176,7 @@ def _search(
 
 def _run(bench: Bench, moves: Sequence[str], cost: float, predicted: float | None, kind: str = "recipe") -> Measured:
     errors = bench.measured(moves)
-    steps = bench.plain(0, len(moves))[1].steps
-    high = sum(step.expert == "high" for step in steps.values()) if steps else None
-    recipe = Recipe(tuple(moves), high_noise_steps=high or None)
+    recipe = Recipe(tuple(moves), high_noise_steps=bench.high(len(moves)))
     return Measured(recipe, cost, predicted, statistics.fmean(errors), tuple(errors), kind)
 
 
