@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from halfframe.tune.tuning import Measured, Tuning
+from halfframe.tuning.result import Measured, Tuning
 
 __all__ = ["plot", "table", "to_dict", "write_json"]
 

@@ -2,84 +2,109 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from halfframe.compare.generators import diffusers_generate, official_generate
 from halfframe.errors import OptionError, is_count
 from halfframe.strategies.recipe import Recipe
-from halfframe.tune.log import Log
-from halfframe.tune.search import MoveTable, best_moves
-from halfframe.tune.table import Bench, Call
+from halfframe.tuning.frontier import plot, table, to_dict, write_json
+from halfframe.tuning.log import Log
+from halfframe.tuning.result import Measured, Tuning
+from halfframe.tuning.search import MoveTable, best_moves, parts_of
+from halfframe.tuning.table import Bench, Call
 
-__all__ = ["MOVES", "Measured", "Tuning", "tune"]
+__all__ = ["BUDGETS", "MOVES", "tune", "tune_cases"]
+
+_logger = logging.getLogger(__name__)
+
+BUDGETS = (0.9, 0.75, 0.6, 0.45)
+"""Shares of the full cost that recipes are made for."""
 
 MOVES = ("merge:2", "merge:3", "merge:4", "interleave:2", "reuse")
 """Moves that are tried at every step; where steps are guided, each but ``reuse`` with ``+cond`` and ``+delta`` too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A recipe, or a rival, that was run.
-
-    Attributes:
-        recipe: its moves.
-        cost: in full steps of the schedule asked for, by measured time.
-        predicted: mean square error that the search expected; None for a rival.
-        error: mean square error of the final latents, over the clips it was run on.
-        errors: of each of these clips.
-        kind: ``"recipe"``, ``"fewer steps"`` or ``"truncated guidance"``.
-    """
-
-    recipe: Recipe
-    cost: float
-    predicted: float | None
-    error: float
-    errors: tuple[float, ...]
-    kind: str = "recipe"
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """What `tune` found.
-
-    Attributes:
-        steps: of the schedule asked for.
-        tables: the errors of single moves, for each schedule that was searched.
-        chosen: the best recipe for each budget, as measured on the clips of the search.
-        checked: the same recipes on clips that the search did not see; empty without such.
-        rivals: fewer plain steps, and fewer steps with guidance truncated, measured on the same clips as `checked`
-            (on those of the search without such).
-        peak: largest square of the plain latents' range, for decibels.
-    """
-
-    steps: int
-    tables: tuple[MoveTable, ...]
-    chosen: tuple[Measured, ...]
-    checked: tuple[Measured, ...]
-    rivals: tuple[Measured, ...]
-    peak: float
-
-    def decibels(self, error: float) -> float:
-        """A mean square error as PSNR in latents."""
-        return 10 * math.log10(self.peak / error) if error else math.inf
-
-    def rival(self, cost: float, kind: str) -> Measured | None:
-        """The nearest rival of that kind that costs `cost` or less."""
-        fitting = [rival for rival in self.rivals if rival.kind == kind and rival.cost <= cost + 0.02]
-        return min(fitting, key=lambda rival: rival.error, default=None)
-
-
 def tune(
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    *,
+    steps: int,
+    check_prompts: Sequence[str] = (),
+    check_seeds: Sequence[int] = (0,),
+    budgets: Sequence[float] = BUDGETS,
+    moves: Sequence[str] = MOVES,
+    schedules: Sequence[int] | None = None,
+    runs: int = 6,
+    output: str | Path | None = None,
+    tell: Callable[[str], None] = _logger.info,
+    **arguments: Any,
+) -> Tuning:
+    """Measure on your own weights what each step can do without, and make recipes of it.
+
+    For guided models, for distilled ones and for image-to-video alike, on the official pipelines and diffusers'. See
+    `tune_cases` for what is measured.
+
+    Args:
+        pipe: a pipeline that `halfframe.enabled` serves, LoRAs loaded.
+        prompts: of the clips of the search; each is made with each seed.
+        seeds: of their noise.
+        steps: of the schedule that the recipes stand in for.
+        check_prompts: of clips that judge the recipes, unseen by the search.
+        check_seeds: of their noise.
+        budgets: shares of the full cost, 0..1, one recipe for each.
+        moves: what is tried at each step, see `MOVES`.
+        schedules: numbers of steps that recipes may have; by default `steps`, three quarters and half of it.
+        runs: recipes measured for each budget.
+        output: folder for the log, the recipes and the table; the same call goes on from the log.
+        tell: is told, a line at a time, what goes on; by default the log is.
+        **arguments: of ``pipe.generate`` or of the pipeline's call, such as `size`, `frame_num`, `num_frames`, `image`.
+
+    Raises:
+        OptionError: unusable numbers or moves, or a log of other settings.
+    """
+    generate = (official_generate if hasattr(pipe, "generate") else diffusers_generate)(pipe, **arguments)
+    search, judges = (
+        [(prompt, seed) for prompt in some for seed in numbers]
+        for some, numbers in ((prompts, seeds), (check_prompts, check_seeds))
+    )
+    clips = [*search, *judges]
+
+    def call(case: int, count: int) -> Any:
+        return generate(*clips[case], count)
+
+    settings = {"prompts": list(prompts), "seeds": list(seeds)}
+    settings |= {key: str(value) for key, value in generate.facts.items()}
+    return tune_cases(
+        pipe,
+        call,
+        len(search),
+        steps=steps,
+        budgets=budgets,
+        moves=moves,
+        schedules=schedules,
+        runs=runs,
+        check=len(judges),
+        output=output,
+        settings=settings,
+        tell=tell,
+    )
+
+
+def tune_cases(
     pipe: Any,
     call: Call,
     cases: int,
     *,
     steps: int,
-    budgets: Sequence[float] = (0.9, 0.75, 0.6, 0.45),
+    budgets: Sequence[float] = BUDGETS,
     moves: Sequence[str] = MOVES,
     schedules: Sequence[int] | None = None,
     runs: int = 6,
@@ -88,7 +113,7 @@ def tune(
     settings: dict[str, Any] | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Tuning:
-    """Measure on this pipeline what each step can do without, and make recipes of it.
+    """`tune` for any way to call a pipeline; a case may be a batch of clips.
 
     The plain clips are run once; then every move at every step alone, from the stored state before that step; then, for
     each budget, the recipes that the search expects to be best, and around the best of those again. At the end the
@@ -123,6 +148,7 @@ def tune(
     log = Log(None if folder is None else folder / "tuning.jsonl", kept)
     bench = Bench(pipe, call, cases, steps, log, tell)
     tried = _tried(moves, bench.guided())
+    _tell_beforehand(bench, lengths, tried, len(budgets) * runs, check, tell)
     errors = [bench.table(length, tried) for length in lengths]
     tables = tuple(replace(table, costs=bench.costs(tried)) for table in errors)  # by all the times that were taken
     tell(f"{len(log)} results measured; searching")
@@ -135,6 +161,20 @@ def tune(
     if folder is not None:
         _save(tuning, folder)
     return tuning
+
+
+def _tell_beforehand(
+    bench: Bench, lengths: Sequence[int], tried: Sequence[str], recipes: int, check: int, tell: Callable[[str], None]
+) -> None:
+    """How many forward passes there will be at most, and how long they will take."""
+    parts = len({part for move in tried for part in parts_of(move)}) - 1
+    per_step = 2 if bench.guided() else 1
+    table = sum(length + parts * length * (length + 1) // 2 for length in lengths)
+    judged = check or bench.cases
+    rivals = sum(count * (3 if per_step == 2 else 1) for count in range(1, bench.steps + 1))
+    passes = per_step * (bench.cases * (table + recipes * bench.steps) + judged * (rivals + recipes * bench.steps))
+    each = statistics.median(seconds for counts in bench.seconds.values() for seconds in counts)
+    tell(f"up to {passes:,} forward passes, about {passes * each / 60:.0f} minutes if nothing is known yet")
 
 
 def _tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
@@ -210,8 +250,6 @@ def _peak(bench: Bench) -> float:
 
 
 def _save(tuning: Tuning, folder: Path) -> None:
-    from halfframe.tune.frontier import table, to_dict, write_json
-
     judged = tuning.checked or tuning.chosen
     for found in judged:
         measured = to_dict(tuning, found)
@@ -219,3 +257,5 @@ def _save(tuning: Tuning, folder: Path) -> None:
         replace(found.recipe, measured=measured).save(folder / name)
     write_json(tuning, folder / "tuning.json")
     (folder / "tuning.md").write_text(table(tuning), encoding="utf-8")
+    with contextlib.suppress(ImportError):  # matplotlib is of the extra `compare`
+        plot(tuning, folder / "frontier.png")

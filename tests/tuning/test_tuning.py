@@ -12,9 +12,9 @@ import torch
 import halfframe
 from halfframe.errors import OptionError
 from halfframe.testing import tiny_diffusers_t2v, tiny_wan_t2v
-from halfframe.tune import tune
-from halfframe.tune.frontier import table
-from halfframe.tune.replay import final_latents
+from halfframe.tuning import tune, tune_cases
+from halfframe.tuning.frontier import table
+from halfframe.tuning.replay import final_latents
 
 STEPS = 5
 
@@ -118,7 +118,7 @@ def test_tuning_ends_in_recipes_that_cost_no_more_than_asked(tmp_path: Path) -> 
         "check": 1,
         "output": tmp_path,
     }
-    found = tune(host.pipe, host, 2, **arguments)
+    found = tune_cases(host.pipe, host, 2, **arguments)
     assert [chosen.cost <= share * STEPS + 1e-6 for chosen, share in zip(found.chosen, (0.8, 0.5), strict=True)]
     assert len(found.checked) == 2
     assert all(len(checked.errors) == 1 for checked in found.checked)
@@ -144,22 +144,22 @@ def test_tuning_ends_in_recipes_that_cost_no_more_than_asked(tmp_path: Path) -> 
     # Called again it goes on from its log: nothing but the plain runs is computed anew.
     before = (tmp_path / "tuning.jsonl").read_text()
     host.passes = 0
-    again = tune(host.pipe, host, 2, **arguments)
+    again = tune_cases(host.pipe, host, 2, **arguments)
     assert host.passes == 2 * STEPS * 2  # the plain clips of the search
     assert (tmp_path / "tuning.jsonl").read_text() == before
     assert len(again.chosen) == 2
     with pytest.raises(OptionError, match=r"other settings \(cases differ\)"):
-        tune(host.pipe, host, 1, **arguments)
+        tune_cases(host.pipe, host, 1, **arguments)
 
 
 def test_a_log_that_was_cut_off_is_read_up_to_there(tmp_path: Path) -> None:
     host = diffusers()
     arguments: dict[str, Any] = {"steps": 3, "budgets": (0.7,), "moves": ("reuse",), "schedules": (3,), "runs": 1}
-    tune(host.pipe, host, 1, output=tmp_path, **arguments)
+    tune_cases(host.pipe, host, 1, output=tmp_path, **arguments)
     log = tmp_path / "tuning.jsonl"
     whole = log.read_text()
     log.write_text(whole[:-9])
-    tune(host.pipe, host, 1, output=tmp_path, **arguments)
+    tune_cases(host.pipe, host, 1, output=tmp_path, **arguments)
     names = [json.loads(line)[0] for line in log.read_text().splitlines()[1:] if line.endswith("]")]
     assert names[-1] == json.loads(whole.splitlines()[-1])[0]
 
@@ -175,4 +175,33 @@ def test_a_log_that_was_cut_off_is_read_up_to_there(tmp_path: Path) -> None:
 def test_unusable_arguments(change: dict[str, Any], message: str) -> None:
     host = diffusers()
     with pytest.raises(OptionError, match=message):
-        tune(host.pipe, host, 1, **{"steps": 2, **change})
+        tune_cases(host.pipe, host, 1, **{"steps": 2, **change})
+
+
+@pytest.mark.parametrize("make", [diffusers, official])
+def test_tuning_by_prompts_and_seeds(make: Any, tmp_path: Path) -> None:
+    pipe = make().pipe
+    frames = {"num_frames": 17, "max_sequence_length": 8} if make is diffusers else {"frame_num": 17, "shift": 12.0}
+    more = {} if make is diffusers else {"offload_model": False}
+    said: list[str] = []
+    found = tune(
+        pipe,
+        ["a cat", "a dog"],
+        [3],
+        steps=3,
+        check_prompts=["a bird"],
+        check_seeds=[4, 5],
+        budgets=(0.7,),
+        moves=("reuse",),
+        runs=1,
+        output=tmp_path,
+        tell=said.append,
+        size=(32, 32),
+        **frames,
+        **more,
+    )
+    assert len(found.chosen[0].errors) == 2
+    assert len(found.checked[0].errors) == 2
+    assert any("forward passes, about" in line for line in said)
+    settings = json.loads((tmp_path / "tuning.jsonl").read_text().splitlines()[0])
+    assert settings["prompts"] == ["a cat", "a dog"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfframe import Recipe
-from halfframe.tune.search import MoveTable, best_moves, parts_of
+from halfframe.tuning.search import MoveTable, best_moves, parts_of
 
 COSTS = {"full": 1.0, "merge:2": 0.38, "full+cond": 0.5, "merge:2+cond": 0.2, "full+delta": 0.5, "reuse": 0.0}
 

@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from halfframe.report.cost import H200, ExpertShape
-from halfframe.tune.log import Log
-from halfframe.tune.replay import Record, final_latents
-from halfframe.tune.search import MoveTable, parts_of
+from halfframe.tuning.log import Log
+from halfframe.tuning.replay import Record, final_latents
+from halfframe.tuning.search import MoveTable, parts_of
 
 __all__ = ["Bench", "mean_square"]
 
