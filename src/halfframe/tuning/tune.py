@@ -198,8 +198,8 @@ def _search(
         if moves is not None and moves not in done and math.isfinite(table.error(moves)):
             waiting[moves] = (table.error(moves), table)
 
-    for table in tables:
-        offer(table, frozenset())
+    for found in tables:
+        offer(found, frozenset())
     while waiting and len(done) < runs:
         moves = min(waiting, key=lambda moves: waiting[moves][0])
         predicted, table = waiting.pop(moves)
