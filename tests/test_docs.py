@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from halfframe.hookspecs import HookSpecs
+from halfframe.plugins.spec import HookSpecs
 
 DOCS = Path(__file__).parents[1] / "examples"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

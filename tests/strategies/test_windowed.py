@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from halfframe.strategies.denoised import Denoised
+from halfframe.strategies.interleave import Interleave
+from halfframe.strategies.interpolate import Interpolate
+from halfframe.strategies.own_noise import OwnNoise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfframe import OptionError, Step, frames
 from halfframe.plugins import resolve_strategy
-from halfframe.strategies.denoised import Denoised
-from halfframe.strategies.interleave import Interleave
-from halfframe.strategies.interpolate import Interpolate
 from halfframe.strategies.merge import Merge
-from halfframe.strategies.own_noise import OwnNoise
 
 from .test_strategies import allocation
 

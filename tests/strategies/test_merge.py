@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from halfframe.seams import Call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfframe import Mixture, OptionError, Step, frames
-from halfframe.seams import Call
 from halfframe.strategies.merge import Merge
 
 from .test_denoised import step

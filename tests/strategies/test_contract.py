@@ -27,7 +27,7 @@ NAMES = [info.name for info in halfframe.strategies()]
 EVERY = pytest.mark.parametrize("name", NAMES)
 STEPS = 4  # three of them are the high-noise expert's
 HIGH = 3
-NOTHING = "ignore:halfframe. nothing was halved"  # clips this short may have no frame to leave out
+NOTHING = "ignore:halfframe. nothing was skipped"  # clips this short may have no frame to leave out
 
 
 @functools.cache
@@ -213,7 +213,7 @@ def test_any_length(name: str, frames: int) -> None:
 
 @EVERY
 def test_a_single_frame_is_a_plain_runs(name: str) -> None:
-    with pytest.warns(halfframe.HalfframeWarning, match="nothing was halved: the clip has 1 latent frame"):
+    with pytest.warns(halfframe.HalfframeWarning, match="nothing was skipped: the clip has 1 latent frame"):
         latents = halved(name, 1)
     assert torch.equal(latents, sample(1))
 

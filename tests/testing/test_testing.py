@@ -47,4 +47,4 @@ def test_it_runs(pipe: Any) -> None:
         ).frames
     assert video.isfinite().all()
     assert run.report is not None
-    assert run.report.halved
+    assert run.report.saved

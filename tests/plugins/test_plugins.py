@@ -15,8 +15,9 @@ from torch import Tensor
 
 import halfframe
 from halfframe import Expansion, OptionError, PluginError, Strategy, StrategyError
-from halfframe.plugins import HOOK_GROUP, STRATEGY_GROUP, hook_manager, parse_strategy, resolve_strategy
-from halfframe.strategies.self_duplicate import self_duplicate
+from halfframe.plugins.manager import HOOK_GROUP, hook_manager
+from halfframe.plugins.strategies import STRATEGY_GROUP, parse_strategy, resolve_strategy
+from halfframe.strategies.expansion import self_duplicate
 
 Install = Callable[..., None]
 
@@ -59,8 +60,8 @@ def test_the_built_in_strategies_are_entry_points_of_halfframe() -> None:
     for name in ("previous-odd", "self-duplicate"):
         assert listed[name].distribution == "halfframe"
         assert listed[name].version == halfframe.__version__
-        module = name.replace("-", "_")
-        assert listed[name].value == f"halfframe.strategies.{module}:{module}"
+        cls = {"previous-odd": "PreviousOdd", "self-duplicate": "SelfDuplicate"}[name]
+        assert listed[name].value == f"halfframe.strategies.expansion:{cls}"
 
 
 def test_third_parties_are_listed_beside_them_by_name_without_being_imported(install: Install) -> None:
@@ -77,7 +78,7 @@ def test_an_installed_function_serves_by_its_entry_points_name(install: Install)
     strategy = resolve_strategy("acme", {})
     assert strategy.name == "acme"
     clip = torch.randn(4, 13, 2, 2)
-    assert torch.equal(strategy.switch(clip), self_duplicate(clip[:, ::2], 13))
+    assert torch.equal(strategy.at_switch(clip), self_duplicate(clip[:, ::2], 13))
 
 
 @pytest.mark.parametrize("name", ["self-duplicate", "previous-odd"])
@@ -86,7 +87,7 @@ def test_the_built_ins_resolve_through_the_same_door(name: str) -> None:
     assert isinstance(strategy, Expansion)
     assert strategy.name == name
     clip = torch.randn(4, 13, 2, 2)
-    assert torch.equal(strategy.switch(clip), self_duplicate(clip[:, ::2], 13))
+    assert torch.equal(strategy.at_switch(clip), self_duplicate(clip[:, ::2], 13))
 
 
 # Names.
@@ -159,7 +160,7 @@ def test_an_entry_point_that_is_no_strategy_is_refused(install: Install, value: 
         resolve_strategy("acme", {})
 
 
-@pytest.mark.parametrize("thing", [7, None, object(), dict])
+@pytest.mark.parametrize("thing", [7, object(), dict])
 def test_so_is_such_an_object_given_directly(thing: Any) -> None:
     with pytest.raises(StrategyError, match=r"needed: a function \(latents, num_frames\) -> latents, or a subclass or"):
         resolve_strategy(thing, {})
@@ -181,7 +182,7 @@ def test_options_reach_a_function(install: Install) -> None:
     install("acme-frames", {STRATEGY_GROUP: {"acme": "acme_hold:hold"}}, acme_hold=HOLD)
     clip = torch.randn(4, 13, 2, 2)
     assert torch.equal(
-        resolve_strategy("acme", {"times": 3}).switch(clip), clip[:, ::2].repeat_interleave(3, dim=1)[:, :13]
+        resolve_strategy("acme", {"times": 3}).at_switch(clip), clip[:, ::2].repeat_interleave(3, dim=1)[:, :13]
     )
 
 
@@ -207,7 +208,7 @@ def test_a_class_without_a_name_of_its_own_gets_its_entry_points(install: Instal
 @pytest.mark.parametrize(
     ("strategy", "takes"),
     [
-        ("self-duplicate", "Its options: none"),
+        ("self-duplicate", "Its options: noise='full'"),
         (lambda latents, num_frames, *, times=2: latents, "Its options: times=2"),
         (Weighted, "Its options: weight=0.5, mode='linear'"),
     ],
@@ -251,7 +252,7 @@ def test_a_plain_function_serves_under_its_own_name() -> None:
     strategy = resolve_strategy(self_duplicate, {})
     assert strategy.name == "self_duplicate"
     clip = torch.randn(4, 13, 2, 2)
-    assert torch.equal(strategy.switch(clip), self_duplicate(clip[:, ::2], 13))
+    assert torch.equal(strategy.at_switch(clip), self_duplicate(clip[:, ::2], 13))
 
 
 # Hooks.
@@ -398,10 +399,10 @@ def test_strategies_on_command_lines(text: str, name: str | None, options: dict[
 
 @pytest.mark.parametrize("text", ["a:stride", "a:3=4", "a:x=1,,y=2", "a:x=1,x=2"])
 def test_what_is_no_option_on_a_command_line(text: str) -> None:
-    with pytest.raises(OptionError, match=r"is no option of its own; write NAME:option=value,option=value"):
+    with pytest.raises(OptionError, match=r"is no option; write NAME:option=value,option=value"):
         parse_strategy(text)
 
 
 def test_arguments_of_enabled_are_no_strategys_options() -> None:
-    with pytest.raises(OptionError, match="preload in 'a:preload=True' is no strategy's option"):
-        parse_strategy("a:preload=True")
+    with pytest.raises(OptionError, match="prefetch in 'a:prefetch=True' is no strategy's option"):
+        parse_strategy("a:prefetch=True")

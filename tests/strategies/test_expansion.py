@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from halfframe import Allocation, Expansion, HalfframeError, OptionError, Step, Strategy
-from halfframe.strategies.previous_odd import previous_odd
-from halfframe.strategies.self_duplicate import self_duplicate
+from halfframe import Allocation, Expansion, FrameMap, HalfframeError, Step, Strategy
+from halfframe.strategies.expansion import previous_odd, self_duplicate
 
 BUILT_IN = pytest.mark.parametrize("expand", [self_duplicate, previous_odd])
 Expand = Callable[[Tensor, int], Tensor]
@@ -119,11 +118,10 @@ def test_the_wrong_number_of_frames_is_refused_with_what_is_needed(expand: Expan
 # The base classes.
 
 
-def allocation(shape: tuple[int, ...], noise: str = "full", seed: int = 0) -> Allocation:
+def allocation(shape: tuple[int, ...], seed: int = 0) -> Allocation:
     generator = torch.Generator().manual_seed(seed)
     return Allocation(
         shape=shape,
-        noise=noise,  # type: ignore[arg-type]
         dtype=torch.float32,
         device=torch.device("cpu"),
         draw=lambda size: torch.randn(size, generator=generator),
@@ -132,42 +130,32 @@ def allocation(shape: tuple[int, ...], noise: str = "full", seed: int = 0) -> Al
 
 def test_a_bare_strategy_computes_everything_and_draws_what_the_host_would() -> None:
     bare = Strategy()
-    assert bare.select(step(13)) is None
+    assert bare.move(step(13)) is None
     host = torch.randn(4, 13, 2, 2, generator=torch.Generator().manual_seed(3))
     assert torch.equal(bare.allocate(allocation((4, 13, 2, 2), seed=3)), host)
-    assert bare.switch(host) is host
-
-
-def test_short_noise_means_nothing_to_a_strategy_that_carries_every_frame() -> None:
-    with pytest.raises(OptionError, match="strategy 'full' carries latents of full length, so noise='short'"):
-        Strategy().allocate(allocation((4, 13, 2, 2), "short"))
-
-
-def test_by_default_skipped_frames_take_the_velocity_of_the_kept_one_before() -> None:
-    prediction = torch.arange(3.0).reshape(1, 3, 1, 1)
-    filled = Strategy().fill(prediction, (0, 1, 4), step(6), 0, torch.zeros(1, 6, 1, 1))
-    assert filled.flatten().tolist() == [0, 1, 1, 1, 2, 2]
-    whole = torch.arange(6.0).reshape(1, 6, 1, 1)
-    assert Strategy().fill(whole, range(6), step(6), 0, torch.zeros(1, 6, 1, 1)) is whole
+    assert bare.at_switch(host) is host
 
 
 def test_an_expansion_halves_the_high_noise_expert_only() -> None:
-    strategy = Expansion("self-duplicate", self_duplicate)
-    assert strategy.select(step(13, "high")) == (0, 2, 4, 6, 8, 10, 12)
-    assert strategy.select(step(13, "low")) is None
+    strategy = Expansion(self_duplicate)
+    move = strategy.move(step(13, "high"))
+    assert isinstance(move, FrameMap)
+    assert move.kept == (0, 2, 4, 6, 8, 10, 12)
+    assert move.positions == (0, 1, 2, 3, 4, 5, 6)
+    assert strategy.move(step(13, "low")) is None
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 12, 13])
 def test_kept_frames_get_the_full_draws_noise(num_frames: int) -> None:
     shape = (4, num_frames, 2, 2)
     host = torch.randn(shape, generator=torch.Generator().manual_seed(7))
-    latents = Expansion("any", self_duplicate).allocate(allocation(shape, seed=7))
+    latents = Expansion(self_duplicate, "any").allocate(allocation(shape, seed=7))
     for position in range(num_frames):
         assert torch.equal(latents[:, position], host[:, position - position % 2])
 
 
 def test_short_noise_is_a_draw_of_the_kept_length_as_the_source_has_it() -> None:
-    latents = Expansion("any", self_duplicate).allocate(allocation((4, 13, 2, 2), "short", seed=7))
+    latents = Expansion(self_duplicate, "any", "short").allocate(allocation((4, 13, 2, 2), seed=7))
     short = torch.randn(4, 7, 2, 2, generator=torch.Generator().manual_seed(7))
     assert torch.equal(latents, loop(short, 13))
 
@@ -180,7 +168,7 @@ def test_the_switch_hands_the_kept_frames_to_the_function() -> None:
         return loop(latents, num_frames)
 
     clip = torch.randn(2, 4, 13, 2, 2)
-    result = Expansion("mine", expand).switch(clip)
+    result = Expansion(expand, "mine").at_switch(clip)
     assert torch.equal(seen[0][0], clip[..., ::2, :, :])
     assert seen[0][1] == 13
     assert torch.equal(result, loop(clip[..., ::2, :, :], 13))

@@ -1,4 +1,4 @@
-"""Solver history through the expert switch, on the official package's UniPC and DPM-Solver++."""
+"""Scheduler history through the expert switch, on the official package's UniPC and DPM-Solver++."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from halfframe.frames import hold, kept_indices
-from halfframe.solvers import is_linear, map_history, restart, sigma_at
-from halfframe.strategies.self_duplicate import self_duplicate
+from halfframe.sampling.frames import take
+from halfframe.sampling.scheduler import is_linear, map_history, restart, sigma_at
+from halfframe.strategies.expansion import self_duplicate
 from halfframe.testing import import_wan
 
 STEPS = 8
 NUM_FRAMES = 13
 SWITCH = 4
-EVERY_SOLVER = pytest.mark.parametrize("kind", ["unipc", "dpm++"])
+EVERY_SCHEDULER = pytest.mark.parametrize("kind", ["unipc", "dpm++"])
 EVERY_ORDER = pytest.mark.parametrize("order", [1, 2, 3])
 
 
-def solver_of(kind: str, order: int = 2) -> Any:
+def scheduler_of(kind: str, order: int = 2) -> Any:
     """A scheduler as upstream's sampling loop builds it, of any order (upstream's is 2)."""
     wan = import_wan("text2video")
     arguments = {"num_train_timesteps": 1000, "shift": 1, "use_dynamic_shifting": False, "solver_order": order}
     if kind == "unipc":
-        solver = wan.FlowUniPCMultistepScheduler(**arguments)
-        solver.set_timesteps(STEPS, device="cpu", shift=12.0)
+        scheduler = wan.FlowUniPCMultistepScheduler(**arguments)
+        scheduler.set_timesteps(STEPS, device="cpu", shift=12.0)
     else:
-        solver = wan.FlowDPMSolverMultistepScheduler(**arguments)
-        wan.retrieve_timesteps(solver, device="cpu", sigmas=wan.get_sampling_sigmas(STEPS, 12.0))
-    return solver
+        scheduler = wan.FlowDPMSolverMultistepScheduler(**arguments)
+        wan.retrieve_timesteps(scheduler, device="cpu", sigmas=wan.get_sampling_sigmas(STEPS, 12.0))
+    return scheduler
 
 
 def velocity(sample: Tensor, index: int) -> Tensor:
@@ -39,38 +39,38 @@ def velocity(sample: Tensor, index: int) -> Tensor:
     return sample * sample * sample * 0.1 - sample * (0.3 + 0.05 * index)
 
 
-def advance(solver: Any, sample: Tensor, begin: int, end: int) -> Tensor:
+def advance(scheduler: Any, sample: Tensor, begin: int, end: int) -> Tensor:
     for index in range(begin, end):
-        sample = solver.step(velocity(sample, index), solver.timesteps[index], sample, return_dict=False)[0]
+        sample = scheduler.step(velocity(sample, index), scheduler.timesteps[index], sample, return_dict=False)[0]
     return sample
 
 
 def mirrored(num_frames: int = NUM_FRAMES) -> Tensor:
     kept = torch.randn(1, 4, (num_frames + 1) // 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    return hold(kept, kept_indices(num_frames), num_frames)
+    return take(kept, [position // 2 for position in range(num_frames)])
 
 
-def history_of(solver: Any) -> list[Tensor]:
-    return [x for x in (*solver.model_outputs, getattr(solver, "last_sample", None)) if x is not None]
+def history_of(scheduler: Any) -> list[Tensor]:
+    return [x for x in (*scheduler.model_outputs, getattr(scheduler, "last_sample", None)) if x is not None]
 
 
 # Carrying the history over.
 
 
-@EVERY_SOLVER
+@EVERY_SCHEDULER
 @EVERY_ORDER
 @pytest.mark.parametrize("num_frames", [NUM_FRAMES, NUM_FRAMES - 1])
 def test_a_half_length_run_duplicated_at_the_switch_is_the_mirrored_full_length_run(
     kind: str, order: int, num_frames: int
 ) -> None:
     full = mirrored(num_frames)
-    whole_way = advance(solver_of(kind, order), full, 0, STEPS)
+    whole_way = advance(scheduler_of(kind, order), full, 0, STEPS)
 
-    solver = solver_of(kind, order)
-    half = advance(solver, full[:, :, ::2].contiguous(), 0, SWITCH)
-    assert map_history(solver, half, lambda x: self_duplicate(x, num_frames))
+    scheduler = scheduler_of(kind, order)
+    half = advance(scheduler, full[:, :, ::2].contiguous(), 0, SWITCH)
+    assert map_history(scheduler, half, lambda x: self_duplicate(x, num_frames))
     expanded = self_duplicate(half, num_frames)
-    result = advance(solver, expanded, SWITCH, STEPS)
+    result = advance(scheduler, expanded, SWITCH, STEPS)
 
     assert result.shape == full.shape
     if order < 3:
@@ -79,72 +79,72 @@ def test_a_half_length_run_duplicated_at_the_switch_is_the_mirrored_full_length_
         torch.testing.assert_close(result, whole_way, rtol=1e-6, atol=1e-6)
 
 
-@EVERY_SOLVER
+@EVERY_SCHEDULER
 def test_an_expansion_that_mixes_frames_carries_the_history_too(kind: str) -> None:
     def blend(latents: Tensor) -> Tensor:
         between = 0.5 * (latents[:, :, :-1] + latents[:, :, 1:])
         stacked = torch.stack([latents[:, :, :-1], between], dim=3).flatten(2, 3)
         return torch.cat([stacked, latents[:, :, -1:]], dim=2)
 
-    # With predictions that do not depend on the sample, every solver step is linear in the latents: expanding before
+    # With predictions that do not depend on the sample, every scheduler step is linear in the latents: expanding before
     # or after the rest of the schedule must then be the same.
-    def run_on(solver: Any, sample: Tensor, begin: int, expert: Any) -> Tensor:
+    def run_on(scheduler: Any, sample: Tensor, begin: int, expert: Any) -> Tensor:
         for index in range(begin, STEPS):
-            sample = solver.step(expert(index), solver.timesteps[index], sample, return_dict=False)[0]
+            sample = scheduler.step(expert(index), scheduler.timesteps[index], sample, return_dict=False)[0]
         return sample
 
     fixed = torch.randn(STEPS, 1, 4, 7, 4, 4)
     start = torch.randn(1, 4, 7, 4, 4)
-    late = blend(run_on(solver_of(kind), start, 0, lambda index: fixed[index]))
+    late = blend(run_on(scheduler_of(kind), start, 0, lambda index: fixed[index]))
 
-    solver, half = solver_of(kind), start
+    scheduler, half = scheduler_of(kind), start
     for index in range(SWITCH):
-        half = solver.step(fixed[index], solver.timesteps[index], half, return_dict=False)[0]
-    assert map_history(solver, half, blend)
-    early = run_on(solver, blend(half), SWITCH, lambda index: blend(fixed[index]))
+        half = scheduler.step(fixed[index], scheduler.timesteps[index], half, return_dict=False)[0]
+    assert map_history(scheduler, half, blend)
+    early = run_on(scheduler, blend(half), SWITCH, lambda index: blend(fixed[index]))
     torch.testing.assert_close(early, late, rtol=1e-4, atol=1e-5)
 
 
-@EVERY_SOLVER
+@EVERY_SCHEDULER
 def test_the_history_left_behind_would_not_even_fit(kind: str) -> None:
-    solver = solver_of(kind)
-    half = advance(solver, mirrored()[:, :, ::2].contiguous(), 0, SWITCH)
+    scheduler = scheduler_of(kind)
+    half = advance(scheduler, mirrored()[:, :, ::2].contiguous(), 0, SWITCH)
     with pytest.raises(RuntimeError, match="size of tensor"):
-        advance(solver, self_duplicate(half, NUM_FRAMES), SWITCH, STEPS)
+        advance(scheduler, self_duplicate(half, NUM_FRAMES), SWITCH, STEPS)
 
 
-@EVERY_SOLVER
+@EVERY_SCHEDULER
 def test_a_function_that_adds_noise_leaves_the_history_alone(kind: str) -> None:
-    solver = solver_of(kind)
-    sample = advance(solver, mirrored(), 0, SWITCH)
-    before = [x.clone() for x in history_of(solver)]
-    assert not map_history(solver, sample, lambda x: x + torch.randn_like(x))
-    assert all(torch.equal(x, y) for x, y in zip(history_of(solver), before, strict=True))
+    scheduler = scheduler_of(kind)
+    sample = advance(scheduler, mirrored(), 0, SWITCH)
+    before = [x.clone() for x in history_of(scheduler)]
+    assert not map_history(scheduler, sample, lambda x: x + torch.randn_like(x))
+    assert all(torch.equal(x, y) for x, y in zip(history_of(scheduler), before, strict=True))
 
 
-def test_a_solver_without_history_needs_nothing() -> None:
+def test_a_scheduler_without_history_needs_nothing() -> None:
     euler = SimpleNamespace(timesteps=torch.tensor([900.0, 500.0]), sigmas=torch.tensor([0.9, 0.5, 0.0]))
     sample = torch.zeros(1, 2, 3, 4, 4)
     assert map_history(euler, sample, torch.randn_like)
     assert restart(euler, sample)
 
 
-@EVERY_SOLVER
-def test_a_solver_that_has_not_stepped_yet_needs_nothing(kind: str) -> None:
-    solver, sample = solver_of(kind), mirrored()
-    assert map_history(solver, sample, torch.randn_like)
-    assert restart(solver, sample)
-    assert torch.equal(advance(solver, sample, 0, STEPS), advance(solver_of(kind), sample, 0, STEPS))
+@EVERY_SCHEDULER
+def test_a_scheduler_that_has_not_stepped_yet_needs_nothing(kind: str) -> None:
+    scheduler, sample = scheduler_of(kind), mirrored()
+    assert map_history(scheduler, sample, torch.randn_like)
+    assert restart(scheduler, sample)
+    assert torch.equal(advance(scheduler, sample, 0, STEPS), advance(scheduler_of(kind), sample, 0, STEPS))
 
 
 def test_history_is_told_from_the_schedule_by_its_shape() -> None:
-    solver = solver_of("unipc")
-    sample = advance(solver, mirrored(), 0, SWITCH)
-    timesteps, sigmas, held = solver.timesteps, solver.sigmas, list(solver.timestep_list)
-    assert map_history(solver, sample, lambda x: x * 2)
-    assert solver.timesteps is timesteps
-    assert solver.sigmas is sigmas
-    assert all(a is b for a, b in zip(solver.timestep_list, held, strict=True))
+    scheduler = scheduler_of("unipc")
+    sample = advance(scheduler, mirrored(), 0, SWITCH)
+    timesteps, sigmas, held = scheduler.timesteps, scheduler.sigmas, list(scheduler.timestep_list)
+    assert map_history(scheduler, sample, lambda x: x * 2)
+    assert scheduler.timesteps is timesteps
+    assert scheduler.sigmas is sigmas
+    assert all(a is b for a, b in zip(scheduler.timestep_list, held, strict=True))
 
 
 # Linear or not.
@@ -176,41 +176,41 @@ def test_is_linear(function: Any, linear: bool, dtype: torch.dtype) -> None:
 # Starting afresh.
 
 
-@EVERY_SOLVER
+@EVERY_SCHEDULER
 @EVERY_ORDER
-def test_after_a_restart_the_solver_goes_on_like_one_that_begins_there(kind: str, order: int) -> None:
-    solver = solver_of(kind, order)
-    advance(solver, mirrored(), 0, SWITCH)
+def test_after_a_restart_the_scheduler_goes_on_like_one_that_begins_there(kind: str, order: int) -> None:
+    scheduler = scheduler_of(kind, order)
+    advance(scheduler, mirrored(), 0, SWITCH)
     rewritten = torch.randn(1, 4, NUM_FRAMES, 4, 4)
-    assert restart(solver, rewritten)
+    assert restart(scheduler, rewritten)
 
-    fresh = solver_of(kind, order)
+    fresh = scheduler_of(kind, order)
     fresh.set_begin_index(SWITCH)
-    assert torch.equal(advance(solver, rewritten, SWITCH, STEPS), advance(fresh, rewritten, SWITCH, STEPS))
+    assert torch.equal(advance(scheduler, rewritten, SWITCH, STEPS), advance(fresh, rewritten, SWITCH, STEPS))
 
 
-@EVERY_SOLVER
+@EVERY_SCHEDULER
 @EVERY_ORDER
 def test_the_first_step_after_a_restart_is_eulers(kind: str, order: int) -> None:
-    solver = solver_of(kind, order)
-    advance(solver, mirrored(), 0, SWITCH)
+    scheduler = scheduler_of(kind, order)
+    advance(scheduler, mirrored(), 0, SWITCH)
     rewritten = torch.randn(1, 4, NUM_FRAMES, 4, 4)
-    assert restart(solver, rewritten)
+    assert restart(scheduler, rewritten)
     # First order on a straight path from noise to clip: x + (next sigma - sigma) v. A corrector would bring in the
     # sample from before the rewriting instead.
-    euler = rewritten + (solver.sigmas[SWITCH + 1] - solver.sigmas[SWITCH]) * velocity(rewritten, SWITCH)
-    torch.testing.assert_close(advance(solver, rewritten, SWITCH, SWITCH + 1), euler, rtol=1e-5, atol=1e-5)
+    euler = rewritten + (scheduler.sigmas[SWITCH + 1] - scheduler.sigmas[SWITCH]) * velocity(rewritten, SWITCH)
+    torch.testing.assert_close(advance(scheduler, rewritten, SWITCH, SWITCH + 1), euler, rtol=1e-5, atol=1e-5)
 
 
 def test_without_a_restart_unipcs_corrector_rebuilds_what_was_rewritten() -> None:
-    solver = solver_of("unipc")
-    advance(solver, mirrored(), 0, SWITCH)
+    scheduler = scheduler_of("unipc")
+    advance(scheduler, mirrored(), 0, SWITCH)
     rewritten = torch.randn(1, 4, NUM_FRAMES, 4, 4)
-    euler = rewritten + (solver.sigmas[SWITCH + 1] - solver.sigmas[SWITCH]) * velocity(rewritten, SWITCH)
-    assert (advance(solver, rewritten, SWITCH, SWITCH + 1) - euler).abs().max() > 0.1
+    euler = rewritten + (scheduler.sigmas[SWITCH + 1] - scheduler.sigmas[SWITCH]) * velocity(rewritten, SWITCH)
+    assert (advance(scheduler, rewritten, SWITCH, SWITCH + 1) - euler).abs().max() > 0.1
 
 
-def test_a_solver_that_cannot_start_afresh_says_so_and_keeps_its_history() -> None:
+def test_a_scheduler_that_cannot_start_afresh_says_so_and_keeps_its_history() -> None:
     sample = torch.zeros(1, 2, 3, 4, 4)
     derivative = torch.ones_like(sample)
     heun = SimpleNamespace(prev_derivative=derivative)
@@ -218,11 +218,11 @@ def test_a_solver_that_cannot_start_afresh_says_so_and_keeps_its_history() -> No
     assert heun.prev_derivative is derivative
 
 
-@EVERY_SOLVER
+@EVERY_SCHEDULER
 def test_sigma_comes_from_the_table(kind: str) -> None:
-    solver = solver_of(kind)
-    assert [sigma_at(solver, index) for index in range(STEPS + 1)] == solver.sigmas.tolist()
-    assert sigma_at(solver, STEPS) == 0
+    scheduler = scheduler_of(kind)
+    assert [sigma_at(scheduler, index) for index in range(STEPS + 1)] == scheduler.sigmas.tolist()
+    assert sigma_at(scheduler, STEPS) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

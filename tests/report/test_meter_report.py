@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from halfframe.cost import A14B, ExpertShape
+from halfframe.meter import Meter
 from hypothesis import given
 from hypothesis import strategies as st
 
 from halfframe import Report, Step
-from halfframe.cost import A14B, ExpertShape
-from halfframe.meter import Meter
 
 TOKENS = 30 * 52  # 832x480: latents 104 x 60, patches of 2 x 2
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from halfframe.patching import Patches
+from halfframe.hosts.patching import Patches
 
 
 class Thing:
@@ -159,14 +159,9 @@ def test_a_torch_modules_forward_is_patched_on_the_instance() -> None:
 # An object's class, and other things to undo.
 
 
-class Louder(Thing):
-    def method(self) -> str:
-        return "patched"
-
-
 def test_an_objects_class_is_put_back(thing: Thing) -> None:
     with Patches() as patches:
-        patches.set_class(thing, Louder)
+        patches.methods(thing, {"method": lambda original, obj: "patched"})
         assert thing.method() == "patched"
         assert Thing().method() == "original"
     assert type(thing) is Thing
@@ -176,10 +171,10 @@ def test_an_objects_class_is_put_back(thing: Thing) -> None:
 def test_a_class_that_somebody_else_set_later_stays_and_is_logged(
     thing: Thing, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Theirs(Louder): ...
+    class Theirs(Thing): ...
 
     with caplog.at_level(logging.WARNING, logger="halfframe"), Patches() as patches:
-        patches.set_class(thing, Louder)
+        patches.methods(thing, {"method": lambda original, obj: "patched"})
         thing.__class__ = Theirs
     assert type(thing) is Theirs
     assert "__class__ was replaced while halfframe had patched it" in caplog.text

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfframe import Step, StrategyError
-from halfframe.schedule import Schedule
+from halfframe.sampling.schedule import Schedule
 from halfframe.testing import import_wan
 
 BOUNDARY_T2V = 875.0

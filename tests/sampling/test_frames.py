@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfframe import HalfframeError, frames
+from halfframe import HalfframeError
+from halfframe.sampling import frames
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
