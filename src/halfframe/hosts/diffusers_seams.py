@@ -22,8 +22,9 @@ from halfframe.hosts.calls import intercept, is_compiled
 from halfframe.hosts.patching import Patches
 from halfframe.hosts.rope import diffusers_positions
 from halfframe.sampling import frames
+from halfframe.sampling.frame_map import FrameMap
 from halfframe.sampling.host import ForwardPass, NoiseSource
-from halfframe.sampling.run import SamplingRun
+from halfframe.sampling.run import Coming, SamplingRun
 from halfframe.sampling.strategy import Expert
 
 __all__ = ["EXPERTS", "Routes", "unwrapped"]
@@ -39,7 +40,8 @@ class Routes:
         self._run = run
         self._local = local
         self._within_step = True
-        self._scheduler_before: Any = None
+        self._schedulers: list[Any] = []  # that the run is in front of
+        self._computed: Coming = None  # at the latest step that computed anything
         _serve_noise(pipe, run, local)
         self._forget()
         local.callback(self._forget)
@@ -51,24 +53,26 @@ class Routes:
         """The pipeline's attribute `name` was set to `value` during the run."""
         if name == "_current_timestep":
             self._within_step = value is not None
-        elif name == "scheduler" and value is not self._scheduler_before:
+        elif name == "scheduler":
             self._route_scheduler(value)
         elif name in EXPERTS and isinstance(value, torch.nn.Module):
             self._route_expert(name, value)
 
     def _route_scheduler(self, scheduler: Any) -> None:
-        self._scheduler_before = scheduler
-        coming = self._run.coming
+        if any(scheduler is known for known in self._schedulers):
+            self._run.attach(scheduler)
+            return
+        self._schedulers.append(scheduler)
+        patch_scheduler(scheduler, self._run, self._local, self._after_step)
 
-        def after() -> None:
-            nonlocal coming
-            self._within_step = False
-            before, coming = coming, self._run.coming
-            self._keep_caches_apart(before, coming)
+    def _after_step(self, before: Coming, coming: Coming) -> None:
+        self._within_step = False
+        if before is None or isinstance(before[1], FrameMap | None):
+            self._computed = before
+        if coming is None or isinstance(coming[1], FrameMap | None):
+            self._keep_caches_apart(self._computed, coming)
 
-        patch_scheduler(scheduler, self._run, self._local, after)
-
-    def _keep_caches_apart(self, before: Any, after: Any) -> None:
+    def _keep_caches_apart(self, before: Coming, after: Coming) -> None:
         """Have diffusers' own caches (first block, attention broadcast, ...) forget wherever the frames change.
 
         They hand an expert what it computed at an earlier step, which must have been for the same frames. It is done
