@@ -7,7 +7,6 @@ is the loop's own, what a callback calls (a preview, say) is not.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from torch import Tensor
 from halfframe.errors import HalfframeError
 from halfframe.hosts.base import patch_scheduler
 from halfframe.hosts.calls import intercept, is_compiled
-from halfframe.hosts.patching import Patches
+from halfframe.hosts.patching import Patches, StandIn
 from halfframe.hosts.rope import diffusers_positions
 from halfframe.sampling import frames
 from halfframe.sampling.frame_map import FrameMap
@@ -42,12 +41,18 @@ class Routes:
         self._within_step = True
         self._schedulers: list[Any] = []  # that the run is in front of
         self._computed: Coming = None  # at the latest step that computed anything
+        local.callback(self._release)
         _serve_noise(pipe, run, local)
         self._forget()
         local.callback(self._forget)
         self._route_scheduler(pipe.scheduler)
         for name in EXPERTS:
             self._route_expert(name, getattr(pipe, name))
+
+    def _release(self) -> None:
+        """What was patched in is garbage now, and must not keep the pipeline until it is collected."""
+        self._pipe = None
+        self._schedulers.clear()
 
     def replaced(self, name: str, value: Any) -> None:
         """The pipeline's attribute `name` was set to `value` during the run."""
@@ -153,7 +158,6 @@ def _serve_noise(pipe: Any, run: SamplingRun, local: Patches) -> None:
     """Have the pipeline start from the run's latents: it prepares its own, and those are exchanged."""
     original = pipe.prepare_latents
 
-    @functools.wraps(original)
     def prepare_latents(*args: Any, **kwargs: Any) -> Any:
         if run.allocated or not local.active:
             return original(*args, **kwargs)
@@ -170,7 +174,7 @@ def _serve_noise(pipe: Any, run: SamplingRun, local: Patches) -> None:
         allocated = run.allocate(tuple(latents.shape), source)
         return (allocated, *prepared[1:]) if isinstance(prepared, tuple) else allocated
 
-    local.set(pipe, "prepare_latents", prepare_latents)
+    local.set(pipe, "prepare_latents", StandIn(original, prepare_latents))
 
 
 def _drawing(generator: Any, like: Tensor) -> Callable[[tuple[int, ...]], Tensor]:

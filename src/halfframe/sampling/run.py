@@ -72,6 +72,7 @@ class SamplingRun:
         self._schedule: Schedule | None = None
         self._index = 0
         self._number = 0
+        self._unserved = 0
         self._stood_in = ""
         self._replacement: Tensor | None = None
         self._switch = ExpertSwitch(self._expand, self._named, hooks)
@@ -142,14 +143,20 @@ class SamplingRun:
         self, original: Callable[..., Any], output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
         """The scheduler's step, on the latents as the run has them; returns what `original` returns."""
+        schedule = self._schedule
+        if schedule is None:
+            self._unserved += 1
+        elif self._number == 0 and self._index < len(schedule.steps):
+            raise self._unknown_loop(
+                f"made scheduler step {self._index + 1} of {len(schedule.steps)} without an expert call that halfframe saw"
+            )
         if self._replacement is not None:
             sample = self._switch.sample_for(self._replacement, sample)
         self._switch.settle_history(sample)
         self._replacement = None
         result = original(output, timestep, sample, *args, **kwargs)
-        schedule = self._schedule
         if schedule is None or self._number == 0:
-            return result  # a step without an expert call is none of ours
+            return result  # no expert was called through us yet, or the schedule has ended: none of ours
         step, move = schedule.steps[self._index], schedule.moves[self._index]
         self.meter.step(step.expert, frames_of(move, step.num_frames), label_of(move) + self._stood_in)
         self._index += 1
@@ -218,6 +225,8 @@ class SamplingRun:
 
     def _planned(self, latents: Tensor) -> Schedule:
         if self._schedule is None:
+            if self._unserved:
+                raise self._unknown_loop(f"made {self._unserved} scheduler steps before its first expert call")
             if self._shape is None or self.scheduler is None:
                 unseen = "draw its noise" if self._shape is None else "build its scheduler"
                 raise self._unknown_loop(f"called an expert before halfframe saw it {unseen}")
