@@ -139,8 +139,10 @@ def test_a_later_step_that_needs_more_memory_is_waited_for(pipe: Any, device: Si
     class LastInFull(halfframe.Strategy):
         name = "last in full"
 
-        def select(self, step: halfframe.Step) -> list[int] | None:
-            return [0, 2, 4] if step.expert == "high" and step.expert_index < step.expert_steps - 1 else None
+        def move(self, step: halfframe.Step) -> halfframe.FrameMap | None:
+            if step.expert == "high" and step.expert_index < step.expert_steps - 1:
+                return halfframe.FrameMap.select((0, 2, 4), 5)
+            return None
 
     expected = plain(pipe, LastInFull())
     with halfframe.enabled(pipe, LastInFull(), prefetch=True) as run:
@@ -534,7 +536,7 @@ def test_the_report_speaks_of_prefetch_if_it_was_asked_for(pipe: Any) -> None:
     report = run.report
     assert report is not None
     assert report.to_dict()["prefetch"] == "overlapped"
-    assert str(report).endswith("\npreload overlapped")
+    assert str(report).endswith("\nprefetch overlapped")
     with halfframe.enabled(pipe) as run:
         generate(pipe)
     report = run.report
