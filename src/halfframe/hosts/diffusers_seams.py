@@ -96,7 +96,7 @@ class Routes:
                 module._reset_stateful_cache()
 
     def _refuse_faster_cache(self) -> None:
-        """FasterCache reuses what it remembers without asking whether there is anything, so it must not forget midway."""
+        """FasterCache reuses what it remembers without asking whether there is any, so it must not forget midway."""
         for module in map(unwrapped, self._experts()):
             if type(getattr(module, "_cache_config", None)).__name__ == "FasterCacheConfig":
                 raise HalfframeError(
@@ -235,5 +235,8 @@ def _refuse_per_frame(expert: Expert, hidden_states: Tensor, kwargs: dict[str, A
 
 def _has_hooks(expert: Any) -> bool:
     """Whether diffusers' hooks are on any part of `expert`; its caches are such, and so is its group offloading."""
-    registries = (getattr(module, "_diffusers_hook", None) for module in expert.modules())
-    return any(registry is not None and registry.hooks for registry in registries)
+    for module in expert.modules():  # a loop, because an expert has hundreds
+        registry = vars(module).get("_diffusers_hook")
+        if registry is not None and registry.hooks:
+            return True
+    return False
