@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from halfframe.offload.staging import Copying, Ring, as_bytes
 from halfframe.hosts import placement
+from halfframe.offload.staging import Copying, Ring, as_bytes
 
 
 class SimulatedLane:

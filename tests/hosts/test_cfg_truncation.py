@@ -116,7 +116,10 @@ def test_experts_of_one_step_keep_their_guidance_and_the_run_says_so(t2v: Any) -
     plain = generate(t2v, sampling_steps=1)
     with (
         halfframe.enabled(t2v, None, guidance=halfframe.Guidance(every=2)) as run,
-        pytest.warns(halfframe.HalfframeWarning, match="no unconditional pass was skipped: the first step of each expert computes it"),
+        pytest.warns(
+            halfframe.HalfframeWarning,
+            match="no unconditional pass was skipped: the first step of each expert computes it",
+        ),
     ):
         assert torch.equal(generate(t2v, sampling_steps=1), plain)
     assert run.report is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import types
-import warnings
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor
 
 import halfframe
-from halfframe.hosts.rope import official_positions
 from halfframe import Interpolate, Merge
+from halfframe.hosts.rope import official_positions
 from halfframe.testing import (
     diffusers_from_wan_state,
     import_wan,
@@ -128,7 +127,15 @@ def test_strides_and_windows_are_the_plain_loop(
         between=straight,
         truncate=3,
     )
-    latents = generate(t2v, "interleave", 29, stride=stride, **options, guidance=halfframe.Guidance(skip_last=3), guide_scale=(5.0, 5.0))
+    latents = generate(
+        t2v,
+        "interleave",
+        29,
+        stride=stride,
+        **options,
+        guidance=halfframe.Guidance(skip_last=3),
+        guide_scale=(5.0, 5.0),
+    )
     torch.testing.assert_close(latents, expected, rtol=0, atol=2e-4)
 
 
@@ -308,7 +315,8 @@ def test_an_expert_without_a_known_table_is_told_from_one_with() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"stride": 3, "full_start": 1}, {"until": "end", "full_end": 1, "guidance": halfframe.Guidance(every=3)}]
+    "options",
+    [{}, {"stride": 3, "full_start": 1}, {"until": "end", "full_end": 1, "guidance": halfframe.Guidance(every=3)}],
 )
 @pytest.mark.parametrize("strategy", ["own-noise", "interleave", "merge"])
 def test_hosts_agree(strategy: str, options: dict[str, Any]) -> None:

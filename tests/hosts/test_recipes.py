@@ -38,7 +38,9 @@ def recipe_loop(parts: Parts, moves: tuple[str, ...]) -> Tensor:
         base, _, short = moves[i].partition("+")
         guided = scale != 1
 
-        def predict(conditional: bool, i: int = i, t: Tensor = t, base: str = base, latents: Tensor = latents) -> Tensor:
+        def predict(
+            conditional: bool, i: int = i, t: Tensor = t, base: str = base, latents: Tensor = latents
+        ) -> Tensor:
             high, sigma = bool(t >= parts.boundary), float(scheduler.sigmas[i])
             name, _, stride = base.partition(":")
             view = None

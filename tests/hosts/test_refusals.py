@@ -169,7 +169,10 @@ def test_schedule_without_steps(t2v: Any) -> None:
     [
         (lambda step: 1 // step.index, "`move` failed: ZeroDivisionError"),
         (lambda step: (0, 2), "`move` returned tuple; needed: a halfframe.FrameMap, a halfframe.Reuse, or None"),
-        (lambda step: halfframe.FrameMap.select((0, 9), 3), r"frame indices \[0, 9\] do not select frames of a clip of 3"),
+        (
+            lambda step: halfframe.FrameMap.select((0, 9), 3),
+            r"frame indices \[0, 9\] do not select frames of a clip of 3",
+        ),
     ],
 )
 def test_move_that_fails_or_is_none(t2v: Any, move: Any, message: str) -> None:

@@ -209,7 +209,10 @@ def test_block_left_while_another_thread_generates(make: Any, call: Any, state_o
     with warning as seen:
         halfframe.disable(pipe) if how == "disable" else run.__exit__(None, None, None)
     assert len(seen) == 1
-    with pytest.raises(halfframe.HalfframeError, match="is still generating in another thread"), halfframe.enabled(pipe):
+    with (
+        pytest.raises(halfframe.HalfframeError, match="is still generating in another thread"),
+        halfframe.enabled(pipe),
+    ):
         pass
     with pytest.raises(halfframe.HalfframeError, match="nothing to switch off"):
         halfframe.disable(pipe)
@@ -321,7 +324,9 @@ def test_nothing_happens_before_the_block_is_entered(t2v: Any) -> None:
     before = state(t2v)
     handle = halfframe.enabled(t2v)
     assert state(t2v) == before
-    with pytest.warns(halfframe.HalfframeWarning, match=r"enabled\(WanT2V\) was never entered, so nothing was made faster"):
+    with pytest.warns(
+        halfframe.HalfframeWarning, match=r"enabled\(WanT2V\) was never entered, so nothing was made faster"
+    ):
         handle.__del__()
     with handle:
         pass
@@ -363,11 +368,17 @@ def broken(latents: Tensor, num_frames: int) -> Tensor:
     [
         (
             bad_shape,
-            r"what strategy 'bad_shape' made of the latents at the switch has shape \(16, 3, 4, 6\); needed: \(16, 5, 4, 6\), time at dim",
+            r"'bad_shape' made of the latents at the switch has shape \(16, 3, 4, 6\); needed: \(16, 5, 4, 6\), time",
         ),
-        (bad_dtype, r"what strategy 'bad_dtype' made of the latents at the switch is torch.float64 on cpu; needed: torch.float32 on cpu"),
-        (bad_device, r"what strategy 'bad_device' made of the latents at the switch is torch.float32 on meta; needed: torch.float32 on cpu"),
-        (bad_type, r"what strategy 'bad_type' made of the latents at the switch is ndarray; needed: a tensor"),
+        (
+            bad_dtype,
+            r"'bad_dtype' made of the latents at the switch is torch.float64 on cpu; needed: torch.float32 on cpu",
+        ),
+        (
+            bad_device,
+            r"'bad_device' made of the latents at the switch is torch.float32 on meta; needed: torch.float32 on",
+        ),
+        (bad_type, r"strategy 'bad_type' made of the latents at the switch is ndarray; needed: a tensor"),
         (broken, r"strategy 'broken' failed in 'at_switch': ZeroDivisionError: oops"),
     ],
 )

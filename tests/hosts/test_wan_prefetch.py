@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 import halfframe
+from halfframe.hosts import placement
 from halfframe.offload import prefetch
 from halfframe.offload.staging import Copying
-from halfframe.hosts import placement
 from halfframe.testing import tiny_wan_t2v
 
-from ..simulated import SimulatedAccelerator, copying_threads, device, put_on
 from ..offload.test_residency import FullyShardedDataParallel, state
+from ..simulated import SimulatedAccelerator, copying_threads, device, put_on
 from .test_wan_nothing_leaks import FailAt
 from .test_wan_t2v import ARGS, PROMPT
 
@@ -523,7 +523,9 @@ def test_with_truncated_guidance(pipe: Any, device: SimulatedAccelerator) -> Non
     with halfframe.enabled(pipe, None, guidance=halfframe.Guidance(skip_last=1, skip_last_high=4)) as run:
         expected = generate(pipe)
     device.log.clear()
-    with halfframe.enabled(pipe, None, prefetch=True, guidance=halfframe.Guidance(skip_last=1, skip_last_high=4)) as run:
+    with halfframe.enabled(
+        pipe, None, prefetch=True, guidance=halfframe.Guidance(skip_last=1, skip_last_high=4)
+    ) as run:
         assert torch.equal(generate(pipe), expected)
     assert run.report is not None
     assert (run.report.high.passes, run.report.prefetch) == (4, "overlapped")

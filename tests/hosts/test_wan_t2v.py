@@ -216,7 +216,10 @@ def test_boundary_is_seen_once_between_the_experts(t2v: Any) -> None:
     assert boundary.step.index == high_steps
     sigmas = 12.0 * (s := torch.linspace(1, 0, 9)[:-1]) / (1 + 11 * s)  # the solver's own start is 0.999
     assert boundary.sigma == pytest.approx(float(sigmas[high_steps]), abs=2e-3)
-    calls = [(call.step.expert, call.number, None if call.frame_map is None else call.frame_map.kept) for call in plugin.calls]
+    calls = [
+        (call.step.expert, call.number, None if call.frame_map is None else call.frame_map.kept)
+        for call in plugin.calls
+    ]
     assert calls[:2] == [("high", 0, (0, 2, 4)), ("high", 1, (0, 2, 4))]
     assert calls[-1] == ("low", 1, None)
     assert len(plugin.reports) == 1

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 import halfframe
 from halfframe.offload import accelerator as accelerators
 from halfframe.offload.accelerator import CudaAccelerator
-from halfframe.offload.staging import BUFFER_BYTES, BUFFERS, page_locked_ring
 from halfframe.offload.residency import Residency
+from halfframe.offload.staging import BUFFER_BYTES, BUFFERS, page_locked_ring
 from halfframe.testing import WanSizes, tiny_wan_t2v
 
 from ..simulated import copying_threads
-from .test_staging import bits, random
 from .test_residency import Model, state
+from .test_staging import bits, random
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA GPU", allow_module_level=True)
@@ -67,7 +67,9 @@ def accelerator() -> Iterator[CudaAccelerator]:
 @pytest.mark.parametrize("strategy", [None, "self-duplicate"])
 def test_same_videos_overlapped_and_nothing_copied_back(pipe: Any, strategy: str | None) -> None:
     def videos(**options: Any) -> tuple[list[Tensor], list[halfframe.Report]]:
-        with halfframe.enabled(pipe, strategy, guidance=halfframe.Guidance(skip_last=1), **options) as run:  # None alone would warn
+        with halfframe.enabled(
+            pipe, strategy, guidance=halfframe.Guidance(skip_last=1), **options
+        ) as run:  # None alone would warn
             return [generate(pipe, seed) for seed in (0, 1, 0)], run.reports
 
     expected, _ = videos()

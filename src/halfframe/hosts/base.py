@@ -13,7 +13,8 @@ from halfframe.sampling.run import Coming, SamplingRun
 __all__ = ["HostAdapter", "HostDiagnosis", "Serve", "patch_scheduler"]
 
 Serve = Callable[[HostFacts, Callable[[SamplingRun, Patches], Any]], Any]
-"""Serves one run: ``serve(facts, body)`` calls ``body(run, patches)``, which runs the host's loop, and returns its result.
+"""Serves a run: ``serve(facts, body)`` calls ``body(run, patches)``, which runs the host's loop, and returns its
+result.
 
 The patches are undone when the body ends. The report is filed if it ends normally.
 """

@@ -11,7 +11,6 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import pluggy
-import torch
 from torch import Tensor
 
 from halfframe.errors import HalfframeError, StrategyError

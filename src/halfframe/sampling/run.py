@@ -148,7 +148,8 @@ class SamplingRun:
             self._unserved += 1
         elif self._number == 0 and self._index < len(schedule.steps):
             raise self._unknown_loop(
-                f"made scheduler step {self._index + 1} of {len(schedule.steps)} without an expert call that halfframe saw"
+                f"made scheduler step {self._index + 1} of {len(schedule.steps)} without an expert call that halfframe "
+                "saw"
             )
         if self._replacement is not None:
             sample = self._switch.sample_for(self._replacement, sample)
