@@ -54,6 +54,7 @@ class EnabledPipe:
         self._configuration = configuration
         self._patches = Patches()
         self._claims: dict[str, _Claim] = {}
+        self._ending = threading.RLock()
         self._by_with = False
         self._state = "new"
 
@@ -113,14 +114,14 @@ class EnabledPipe:
         _logger.debug("enabled %s on %s", self.strategy.name, self._kind)
 
     def _switch_off(self) -> None:
-        """Undo the patches; a run that another thread is in the middle of undoes its own part when it ends."""
+        """Undo the patches; where a run is going on, it does so when it ends, because it needs them until then."""
         self._state = "off"
-        self._patches.undo()
         claim = self._claims.get("run")
         if claim is None:
             self._forget()
         elif claim.process != os.getpid():  # the thread that ran it is not in this process
             claim.patches.undo()
+            self._ending = threading.RLock()
             self._forget()
         elif claim.thread != threading.get_ident():
             warn(
@@ -129,9 +130,11 @@ class EnabledPipe:
             )
 
     def _forget(self) -> None:
-        if _registry.get(self._id) is self:
-            del _registry[self._id]
-        self._pipe = None
+        with self._ending:
+            self._patches.undo()
+            if _registry.get(self._id) is self:
+                del _registry[self._id]
+            self._pipe = None
 
     def _serve(self, facts: HostFacts, body: Callable[[SamplingRun, Patches], _T]) -> _T:
         """Have `body` run the host's loop; its patches are undone and its report is filed when it ends."""
@@ -144,7 +147,7 @@ class EnabledPipe:
                     f"this {self._kind} is generating already, in thread {holder.thread}; a pipeline serves one run "
                     "at a time. Wait for it, or build a second pipeline."
                 )
-            if not self._patches.active:
+            if self._state != "on":
                 raise HalfframeError(
                     f"the block that enabled this {self._kind} was left while another thread was calling it; call it "
                     "again, or wait for the thread before leaving the block."

@@ -1,4 +1,4 @@
-"""What cannot be halved is refused before anything is touched, with the reason and what to do."""
+"""What cannot be made faster is refused before anything is touched, with the reason and what to do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def refuse(pipe: Any, match: str, error: type[Exception] = halfframe.Unsupported
 def test_dense_model_has_no_expert_switch() -> None:
     refuse(
         Dense(),
-        "Dense cannot be halved: it has no high_noise_model and no low_noise_model and no boundary, so there "
+        "Dense cannot be made faster: it has no high_noise_model and no low_noise_model and no boundary, so there "
         "is no expert switch.*Use T2V-A14B or I2V-A14B",
     )
 
@@ -77,7 +77,7 @@ def test_subclass_that_inherits_generate_is_served(t2v: Any) -> None:
     with halfframe.enabled(t2v) as run:
         t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=4, shift=12.0, offload_model=False)
     assert run.report is not None
-    assert run.report.halved
+    assert run.report.saved
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_truncation_that_had_nothing_to_leave_out(t2v: Any) -> None:
         pytest.skip("this version of wan always runs two forwards per step")
     t2v.lightning = True
     with (
-        halfframe.enabled(t2v, cfg_truncate_steps=2),
-        pytest.warns(halfframe.HalfframeWarning, match="no guidance was truncated: there was no unconditional forward"),
+        halfframe.enabled(t2v, guidance=halfframe.Guidance(skip_last=2)),
+        pytest.warns(halfframe.HalfframeWarning, match="no unconditional pass was skipped: there was none to skip"),
     ):
         t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=4, offload_model=False)
 
@@ -188,9 +188,9 @@ def test_selection_that_fails_while_it_is_read(t2v: Any) -> None:
 
 
 @pytest.mark.parametrize("build", [tiny_diffusers_t2v, tiny_diffusers_i2v])
-def test_preload_on_diffusers(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefetch_on_diffusers(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DiffusersWan, "attach", lambda *_: pytest.fail("attached"))
     message = (
-        "preload=True does not fit a Wan.*Pipeline: diffusers' own offloading .* decides where its transformers are"
+        "prefetch=True does not fit a Wan.*Pipeline: diffusers' own offloading .* decides where its transformers are"
     )
-    refuse(build(), message, halfframe.OptionError, preload=True)
+    refuse(build(), message, halfframe.OptionError, prefetch=True)

@@ -145,7 +145,7 @@ def test_another_pipe_in_another_thread_runs_at_full_length() -> None:
         generate(mine)
         thread.join()
     assert run.report is not None
-    assert run.report.halved
+    assert run.report.saved
     assert torch.equal(results[0], plain)
     assert {shape[1] for shape, _ in seen} == {5}
 
@@ -245,7 +245,7 @@ def test_patch_that_somebody_put_over_ours_stays_theirs_and_ours_goes_quiet(t2v:
         t2v.generate = theirs
         generate(t2v)
         assert run.report is not None
-        assert run.report.halved
+        assert run.report.saved
     assert vars(t2v)["generate"] is theirs
     assert torch.equal(generate(t2v), plain)
     assert len(run.reports) == 1
@@ -309,12 +309,12 @@ def broken(latents: Tensor, num_frames: int) -> Tensor:
     [
         (
             bad_shape,
-            r"expansion by strategy 'bad_shape' has shape \(16, 3, 4, 6\); needed: \(16, 5, 4, 6\), time at dim",
+            r"what strategy 'bad_shape' made of the latents at the switch has shape \(16, 3, 4, 6\); needed: \(16, 5, 4, 6\), time at dim",
         ),
-        (bad_dtype, r"expansion by strategy 'bad_dtype' is torch.float64 on cpu; needed: torch.float32 on cpu"),
-        (bad_device, r"expansion by strategy 'bad_device' is torch.float32 on meta; needed: torch.float32 on cpu"),
-        (bad_type, r"expansion by strategy 'bad_type' is ndarray; needed: a tensor"),
-        (broken, r"strategy 'broken' failed in 'switch': ZeroDivisionError: oops"),
+        (bad_dtype, r"what strategy 'bad_dtype' made of the latents at the switch is torch.float64 on cpu; needed: torch.float32 on cpu"),
+        (bad_device, r"what strategy 'bad_device' made of the latents at the switch is torch.float32 on meta; needed: torch.float32 on cpu"),
+        (bad_type, r"what strategy 'bad_type' made of the latents at the switch is ndarray; needed: a tensor"),
+        (broken, r"strategy 'broken' failed in 'at_switch': ZeroDivisionError: oops"),
     ],
 )
 def test_strategy_that_returns_nonsense(t2v: Any, strategy: Any, message: str) -> None:
@@ -427,10 +427,12 @@ class InPlace(halfframe.Strategy):
     def __init__(self, way: str) -> None:
         self.way = way
 
-    def select(self, step: halfframe.Step) -> range | None:
-        return range(0, step.num_frames, 2) if step.expert == "high" else None
+    def move(self, step: halfframe.Step) -> halfframe.FrameMap | None:
+        if step.expert == "low":
+            return None
+        return halfframe.FrameMap.select(range(0, step.num_frames, 2), step.num_frames, between="hold")
 
-    def switch(self, latents: Tensor) -> Tensor:
+    def at_switch(self, latents: Tensor) -> Tensor:
         if self.way == "new":
             return latents * 0.5
         return latents.mul_(0.5) if self.way == "in place" else latents.mul_(0.5)[:]

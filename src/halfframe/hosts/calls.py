@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from halfframe.hosts.patching import itself
+
 __all__ = ["Around", "intercept", "is_compiled"]
 
 Around = Callable[[Callable[..., Any], dict[str, Any], tuple[Any, ...]], Any]
@@ -47,6 +49,9 @@ class _Switchboard:
             if interception.thread == thread:
                 return interception.around(self.original, kwargs, args)
         return self.original(*args, **kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return itself, (self.original,)  # a copy of the module calls what it would have called
 
 
 def is_compiled(module: torch.nn.Module) -> bool:

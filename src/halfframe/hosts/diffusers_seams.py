@@ -7,7 +7,6 @@ is the loop's own, what a callback calls (a preview, say) is not.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -19,11 +18,12 @@ from torch import Tensor
 from halfframe.errors import HalfframeError
 from halfframe.hosts.base import patch_scheduler
 from halfframe.hosts.calls import intercept, is_compiled
-from halfframe.hosts.patching import Patches
+from halfframe.hosts.patching import Patches, StandIn
 from halfframe.hosts.rope import diffusers_positions
 from halfframe.sampling import frames
+from halfframe.sampling.frame_map import FrameMap
 from halfframe.sampling.host import ForwardPass, NoiseSource
-from halfframe.sampling.run import SamplingRun
+from halfframe.sampling.run import Coming, SamplingRun
 from halfframe.sampling.strategy import Expert
 
 __all__ = ["EXPERTS", "Routes", "unwrapped"]
@@ -39,7 +39,9 @@ class Routes:
         self._run = run
         self._local = local
         self._within_step = True
-        self._scheduler_before: Any = None
+        self._schedulers: list[Any] = []  # that the run is in front of
+        self._computed: Coming = None  # at the latest step that computed anything
+        local.callback(self._release)
         _serve_noise(pipe, run, local)
         self._forget()
         local.callback(self._forget)
@@ -47,28 +49,35 @@ class Routes:
         for name in EXPERTS:
             self._route_expert(name, getattr(pipe, name))
 
+    def _release(self) -> None:
+        """What was patched in is garbage now, and must not keep the pipeline until it is collected."""
+        self._pipe = None
+        self._schedulers.clear()
+
     def replaced(self, name: str, value: Any) -> None:
         """The pipeline's attribute `name` was set to `value` during the run."""
         if name == "_current_timestep":
             self._within_step = value is not None
-        elif name == "scheduler" and value is not self._scheduler_before:
+        elif name == "scheduler":
             self._route_scheduler(value)
         elif name in EXPERTS and isinstance(value, torch.nn.Module):
             self._route_expert(name, value)
 
     def _route_scheduler(self, scheduler: Any) -> None:
-        self._scheduler_before = scheduler
-        coming = self._run.coming
+        if any(scheduler is known for known in self._schedulers):
+            self._run.attach(scheduler)
+            return
+        self._schedulers.append(scheduler)
+        patch_scheduler(scheduler, self._run, self._local, self._after_step)
 
-        def after() -> None:
-            nonlocal coming
-            self._within_step = False
-            before, coming = coming, self._run.coming
-            self._keep_caches_apart(before, coming)
+    def _after_step(self, before: Coming, coming: Coming) -> None:
+        self._within_step = False
+        if before is None or isinstance(before[1], FrameMap | None):
+            self._computed = before
+        if coming is None or isinstance(coming[1], FrameMap | None):
+            self._keep_caches_apart(self._computed, coming)
 
-        patch_scheduler(scheduler, self._run, self._local, after)
-
-    def _keep_caches_apart(self, before: Any, after: Any) -> None:
+    def _keep_caches_apart(self, before: Coming, after: Coming) -> None:
         """Have diffusers' own caches (first block, attention broadcast, ...) forget wherever the frames change.
 
         They hand an expert what it computed at an earlier step, which must have been for the same frames. It is done
@@ -149,7 +158,6 @@ def _serve_noise(pipe: Any, run: SamplingRun, local: Patches) -> None:
     """Have the pipeline start from the run's latents: it prepares its own, and those are exchanged."""
     original = pipe.prepare_latents
 
-    @functools.wraps(original)
     def prepare_latents(*args: Any, **kwargs: Any) -> Any:
         if run.allocated or not local.active:
             return original(*args, **kwargs)
@@ -166,7 +174,7 @@ def _serve_noise(pipe: Any, run: SamplingRun, local: Patches) -> None:
         allocated = run.allocate(tuple(latents.shape), source)
         return (allocated, *prepared[1:]) if isinstance(prepared, tuple) else allocated
 
-    local.set(pipe, "prepare_latents", prepare_latents)
+    local.set(pipe, "prepare_latents", StandIn(original, prepare_latents))
 
 
 def _drawing(generator: Any, like: Tensor) -> Callable[[tuple[int, ...]], Tensor]:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Patches", "Replacement", "same_named_subclass"]
+__all__ = ["Patches", "Replacement", "StandIn", "same_named_subclass"]
 
 _logger = logging.getLogger(__name__)
 _ABSENT = object()
@@ -103,6 +103,26 @@ class Patches:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.undo()
+
+
+class StandIn:
+    """What is called in place of an attribute's `original`; copies and pickles of the owner get their own original."""
+
+    def __init__(self, original: Callable[..., Any], replacement: Callable[..., Any]) -> None:
+        self.original = original
+        self._replacement = replacement
+        functools.update_wrapper(self, original)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._replacement(*args, **kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return itself, (self.original,)
+
+
+def itself(value: Any) -> Any:
+    """`value`: what a pickle calls to restore it as it was."""
+    return value
 
 
 def _new_instance(cls: Any, *arguments: Any) -> Any:

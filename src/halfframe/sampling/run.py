@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import pluggy
 import torch
@@ -28,10 +28,12 @@ from halfframe.sampling.scheduler import Scheduler
 from halfframe.sampling.strategy import Allocation, Expert, Move, Reuse, Step, Strategy, frames_of, label_of
 from halfframe.sampling.switch import ExpertSwitch
 
-__all__ = ["SamplingRun"]
+__all__ = ["Coming", "SamplingRun"]
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
+Coming: TypeAlias = tuple[Expert, Move] | None
+"""An expert and the move at its coming step."""
 
 
 class SamplingRun:
@@ -66,10 +68,11 @@ class SamplingRun:
         self._guidance = GuidanceState(guidance)
         self._shape: tuple[int, ...] | None = None
         self._replay: Callable[[], Tensor] | None = None
-        self._scheduler: Scheduler | None = None
+        self.scheduler: Scheduler | None = None
         self._schedule: Schedule | None = None
         self._index = 0
         self._number = 0
+        self._unserved = 0
         self._stood_in = ""
         self._replacement: Tensor | None = None
         self._switch = ExpertSwitch(self._expand, self._named, hooks)
@@ -82,7 +85,7 @@ class SamplingRun:
         return self._shape is not None
 
     @property
-    def coming(self) -> tuple[Expert, Move] | None:
+    def coming(self) -> Coming:
         """Which expert the coming step calls, and its move; None before the first expert call and after the last."""
         schedule = self._schedule
         if schedule is None or self._index >= len(schedule.steps):
@@ -103,7 +106,7 @@ class SamplingRun:
 
     def attach(self, scheduler: Scheduler) -> None:
         """The host's scheduler; its timesteps may still be unset."""
-        self._scheduler = scheduler
+        self.scheduler = scheduler
 
     def follow(self, steps: list[Step]) -> None:
         """Lay out the run over `steps`; a host without a scheduler object says them, others need not."""
@@ -140,14 +143,20 @@ class SamplingRun:
         self, original: Callable[..., Any], output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
         """The scheduler's step, on the latents as the run has them; returns what `original` returns."""
+        schedule = self._schedule
+        if schedule is None:
+            self._unserved += 1
+        elif self._number == 0 and self._index < len(schedule.steps):
+            raise self._unknown_loop(
+                f"made scheduler step {self._index + 1} of {len(schedule.steps)} without an expert call that halfframe saw"
+            )
         if self._replacement is not None:
             sample = self._switch.sample_for(self._replacement, sample)
         self._switch.settle_history(sample)
         self._replacement = None
         result = original(output, timestep, sample, *args, **kwargs)
-        schedule = self._schedule
         if schedule is None or self._number == 0:
-            return result  # a step without an expert call is none of ours
+            return result  # no expert was called through us yet, or the schedule has ended: none of ours
         step, move = schedule.steps[self._index], schedule.moves[self._index]
         self.meter.step(step.expert, frames_of(move, step.num_frames), label_of(move) + self._stood_in)
         self._index += 1
@@ -209,7 +218,7 @@ class SamplingRun:
 
     def close(self) -> None:
         """Let go of every tensor: hosts hold on to a run in ways that only the garbage collector undoes."""
-        self._replay = self._scheduler = self._replacement = None
+        self._replay = self.scheduler = self._replacement = None
         self._switch.close()
         self._guidance.close()
         self.passes.close()
@@ -218,7 +227,9 @@ class SamplingRun:
 
     def _planned(self, latents: Tensor) -> Schedule:
         if self._schedule is None:
-            if self._shape is None or self._scheduler is None:
+            if self._unserved:
+                raise self._unknown_loop(f"made {self._unserved} scheduler steps before its first expert call")
+            if self._shape is None or self.scheduler is None:
                 unseen = "draw its noise" if self._shape is None else "build its scheduler"
                 raise self._unknown_loop(f"called an expert before halfframe saw it {unseen}")
             if latents.shape[frames.TIME_DIM :] != self._shape[frames.TIME_DIM :]:
@@ -228,7 +239,7 @@ class SamplingRun:
                 )
             facts, num_frames = self.facts, self._shape[frames.TIME_DIM]
             conditioning = facts.conditioning_frames
-            self.follow(scheduler_steps(self._scheduler, facts.boundary, num_frames, conditioning, facts.conditioned))
+            self.follow(scheduler_steps(self.scheduler, facts.boundary, num_frames, conditioning, facts.conditioned))
         assert self._schedule is not None
         return self._schedule
 
@@ -256,10 +267,10 @@ class SamplingRun:
         return self._replacement.to(latents.dtype).reshape(latents.shape)
 
     def _switched(self, latents: Tensor, step: Step | None) -> Tensor:
-        assert self._scheduler is not None
-        sigma = float(self._scheduler.sigmas[self._index])
+        assert self.scheduler is not None
+        sigma = float(self.scheduler.sigmas[self._index])
         last = self.passes.latest
-        return self._switch.make(latents, step, sigma, last, self._tokens(latents), self._scheduler)
+        return self._switch.make(latents, step, sigma, last, self._tokens(latents), self.scheduler)
 
     def _expand(self, latents: Tensor) -> Tensor:
         given = latents.clone()  # a strategy may work in place
@@ -303,7 +314,7 @@ class SamplingRun:
 
     def _why_nothing_saved(self) -> str:
         schedule = self._schedule
-        if schedule is None and self._scheduler is not None and self._scheduler.timesteps.numel() == 0:
+        if schedule is None and self.scheduler is not None and self.scheduler.timesteps.numel() == 0:
             return "the schedule has no steps; ask for 1 or more"
         if schedule is None:
             return "no expert call passed through halfframe, so this is a plain run's video; the host's loop is unknown"

@@ -1,4 +1,4 @@
-"""`CudaAccelerator` and preload on a real GPU; skipped without one."""
+"""`CudaAccelerator` and prefetch on a real GPU; skipped without one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import halfframe
-from halfframe import accelerator as accelerators
-from halfframe.accelerator import CudaAccelerator
-from halfframe.bounce import BUFFER_BYTES, BUFFERS, page_locked_ring
-from halfframe.residency import Residency
+from halfframe.offload import accelerator as accelerators
+from halfframe.offload.accelerator import CudaAccelerator
+from halfframe.offload.staging import BUFFER_BYTES, BUFFERS, page_locked_ring
+from halfframe.offload.residency import Residency
 from halfframe.testing import WanSizes, tiny_wan_t2v
 
-from .simulated import copying_threads
-from .test_bounce import bits, random
+from ..simulated import copying_threads
+from .test_staging import bits, random
 from .test_residency import Model, state
 
 if not torch.cuda.is_available():
@@ -67,15 +67,15 @@ def accelerator() -> Iterator[CudaAccelerator]:
 @pytest.mark.parametrize("strategy", [None, "self-duplicate"])
 def test_same_videos_overlapped_and_nothing_copied_back(pipe: Any, strategy: str | None) -> None:
     def videos(**options: Any) -> tuple[list[Tensor], list[halfframe.Report]]:
-        with halfframe.enabled(pipe, strategy, cfg_truncate_steps=1, **options) as run:  # None alone would warn
+        with halfframe.enabled(pipe, strategy, guidance=halfframe.Guidance(skip_last=1), **options) as run:  # None alone would warn
             return [generate(pipe, seed) for seed in (0, 1, 0)], run.reports
 
     expected, _ = videos()
     before = storages(pipe)
-    seen, reports = videos(preload=True)
+    seen, reports = videos(prefetch=True)
     for video, wanted in zip(seen, expected, strict=True):
         assert torch.equal(video, wanted)
-    assert [report.preload for report in reports] == ["overlapped"] * 3
+    assert [report.prefetch for report in reports] == ["overlapped"] * 3
     assert storages(pipe) == before
     assert {kind for kind, _ in before} == {"cpu"}
 
@@ -91,13 +91,13 @@ def test_without_room_at_the_switch_and_no_more_memory_than_upstream(
     torch.cuda.reset_peak_memory_stats()
     expected = generate(pipe).cpu()  # 23 MiB, which would count as the next clip's
     upstream = peak()
-    monkeypatch.setattr("halfframe.preload.GPU_RESERVE", 1 << 60)
+    monkeypatch.setattr("halfframe.offload.prefetch.GPU_RESERVE", 1 << 60)
     torch.cuda.reset_peak_memory_stats()
-    with halfframe.enabled(pipe, None, preload=True) as run:
+    with halfframe.enabled(pipe, None, prefetch=True) as run:
         assert torch.equal(generate(pipe).cpu(), expected)
     assert peak() <= upstream + (1 << 20)
     assert run.report is not None
-    assert str(run.report.preload).startswith("at the switch: ")
+    assert str(run.report.prefetch).startswith("at the switch: ")
 
 
 def fail_in_the_thread(monkeypatch: pytest.MonkeyPatch, left: int) -> None:
@@ -126,12 +126,12 @@ def test_copies_aside_that_fail_cost_nothing_but_the_overlap(
         fail_in_the_thread(monkeypatch, 20)
     before = storages(pipe)
     with (
-        halfframe.enabled(pipe, None, preload=True) as run,
-        pytest.warns(halfframe.HalfframeWarning, match="preload at the switch: injected"),
+        halfframe.enabled(pipe, None, prefetch=True) as run,
+        pytest.warns(halfframe.HalfframeWarning, match="prefetch at the switch: injected"),
     ):
         assert torch.equal(generate(pipe), expected)
     assert run.report is not None
-    assert run.report.preload == "at the switch: injected"
+    assert run.report.prefetch == "at the switch: injected"
     assert storages(pipe) == before
     assert not copying_threads()
 
@@ -259,7 +259,7 @@ def test_weights_in_every_relation_to_each_others_memory(accelerator: CudaAccele
 def test_without_page_locked_memory_copies_are_plain(
     accelerator: CudaAccelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("halfframe.bounce._available_host_memory", lambda: BUFFERS * BUFFER_BYTES - 1)
+    monkeypatch.setattr("halfframe.offload.staging._available_host_memory", lambda: BUFFERS * BUFFER_BYTES - 1)
     hosts = all_kinds(tmp_path)
     for host, copy in zip(hosts, accelerator.copy(hosts), strict=True):
         assert torch.equal(bits(copy.cpu().resolve_conj()), bits(host.resolve_conj()))

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from halfframe import bounce
-from halfframe.bounce import BUFFER_BYTES, BUFFERS, Copying, Ring, as_bytes, in_one_line, page_locked_ring
+from halfframe.offload import staging
+from halfframe.offload.staging import BUFFER_BYTES, BUFFERS, Copying, Ring, as_bytes, in_one_line, page_locked_ring
 
-from .simulated import SimulatedLane, copying_threads
+from ..simulated import SimulatedLane, copying_threads
 
 DTYPES = (torch.uint8, torch.bool, torch.int16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
 
@@ -259,7 +259,7 @@ def test_page_locked_memory_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) 
     def lines(text: str) -> None:
         monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
 
-    monkeypatch.setattr(bounce.torch, "empty", empty)
+    monkeypatch.setattr(staging.torch, "empty", empty)
     lines(f"MemTotal: 99 kB\nMemAvailable:   {needed // 1024 - 1} kB\nBuffers: 1 kB\n")
     with pytest.raises(RuntimeError, match=r"^255 MiB of host memory are available, 256 are needed$"):
         page_locked_ring()

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from halfframe import residency
-from halfframe.residency import Residency, why_not
+from halfframe.offload import residency
+from halfframe.offload.residency import Residency, why_not
 
-from .simulated import SimulatedAccelerator, copying_threads
+from ..simulated import SimulatedAccelerator, copying_threads
 
 
 class Model(nn.Module):

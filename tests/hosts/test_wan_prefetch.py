@@ -1,4 +1,4 @@
-"""``enabled(pipe, preload=True)`` on upstream's own loop and its own moves of the experts, on a simulated GPU."""
+"""``enabled(pipe, prefetch=True)`` on upstream's own loop and its own moves of the experts, on a simulated GPU."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 import halfframe
-from halfframe import preload
-from halfframe.bounce import Copying
+from halfframe.offload import prefetch
+from halfframe.offload.staging import Copying
 from halfframe.hosts import placement
 from halfframe.testing import tiny_wan_t2v
 
 from ..simulated import SimulatedAccelerator, copying_threads, device, put_on
-from ..test_residency import FullyShardedDataParallel, state
+from ..offload.test_residency import FullyShardedDataParallel, state
 from .test_wan_nothing_leaks import FailAt
 from .test_wan_t2v import ARGS, PROMPT
 
@@ -34,7 +34,7 @@ RESERVE = 1000
 @pytest.fixture
 def pipe(device: SimulatedAccelerator, t2v: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A real ``WanT2V`` whose experts wait on the host, with some memory to take in a forward."""
-    monkeypatch.setattr(preload, "GPU_RESERVE", RESERVE)
+    monkeypatch.setattr(prefetch, "GPU_RESERVE", RESERVE)
     put_on(t2v, device)
     device.activations = 1000
     before = [set(vars(getattr(t2v, name))) for name in EXPERTS]
@@ -55,7 +55,7 @@ def nbytes(pipe: Any, name: str = "low_noise_model") -> int:
 
 
 def plain(pipe: Any, strategy: Any = None, **changes: Any) -> Tensor:
-    """The video of a run without preload, on experts that do not share memory with the pipeline's."""
+    """The video of a run without prefetch, on experts that do not share memory with the pipeline's."""
     other = tiny_wan_t2v(boundary=pipe.boundary)
     if strategy is None:
         return other.generate(PROMPT, **{**ARGS, **STEPS, "offload_model": False, **changes})
@@ -64,7 +64,7 @@ def plain(pipe: Any, strategy: Any = None, **changes: Any) -> Tensor:
 
 
 def test_upstreams_own_run_copies_back(pipe: Any, device: SimulatedAccelerator) -> None:
-    """The simulation is of what preload is for; otherwise it would prove nothing."""
+    """The simulation is of what prefetch is for; otherwise it would prove nothing."""
     before = states(pipe)
     assert torch.equal(generate(pipe), plain(pipe))
     moves = [entry for entry in device.log if "own copy" in entry]
@@ -83,7 +83,7 @@ def test_same_videos_and_nothing_copied_back(
         {"sample_solver": solver, "seed": 1, "frame_num": 9},
         {"sample_solver": solver, "sampling_steps": 8},
     ]
-    with halfframe.enabled(pipe, strategy, preload=True) as run:
+    with halfframe.enabled(pipe, strategy, prefetch=True) as run:
         videos = []
         for changes in runs:
             videos.append(generate(pipe, **changes))
@@ -92,14 +92,14 @@ def test_same_videos_and_nothing_copied_back(
     for changes, video in zip(runs, videos, strict=True):
         assert torch.equal(video, plain(pipe, strategy, **changes))
     assert not [entry for entry in device.log if "own copy" in entry]
-    assert [report.preload for report in run.reports] == ["overlapped"] * 3
+    assert [report.prefetch for report in run.reports] == ["overlapped"] * 3
     assert device.log.count("join") == 3
     assert states(pipe) == before
 
 
 def test_when_the_low_noise_expert_comes_in(pipe: Any, device: SimulatedAccelerator) -> None:
     """As soon as one forward has shown what memory it takes; joined when the high-noise expert has left."""
-    with halfframe.enabled(pipe, None, preload=True):
+    with halfframe.enabled(pipe, None, prefetch=True):
         generate(pipe)
     high, low = ["high forward"], ["low forward"]
     assert device.log == ["copy", *high, "copy aside", *high * 7, "give back", "join", *low * 2, "give back"]
@@ -110,10 +110,10 @@ def test_image_to_video(device: SimulatedAccelerator, i2v: Any) -> None:
     arguments: dict[str, Any] = {"max_area": 32 * 48, "frame_num": 81, "sampling_steps": 4, "shift": 5.0, "seed": 3}
     expected = i2v.generate(PROMPT, image, offload_model=False, **arguments)
     put_on(i2v, device)
-    with halfframe.enabled(i2v, None, preload=True) as run:
+    with halfframe.enabled(i2v, None, prefetch=True) as run:
         assert torch.equal(i2v.generate(PROMPT, image, offload_model=True, **arguments), expected)
     assert run.report is not None
-    assert run.report.preload == "overlapped"
+    assert run.report.prefetch == "overlapped"
     assert not [entry for entry in device.log if "own copy" in entry]
 
 
@@ -123,15 +123,15 @@ def test_never_both_experts_without_room(pipe: Any, device: SimulatedAccelerator
     expected, upstreams_peak = plain(pipe), expert + activations
     for capacity in (upstreams_peak, upstreams_peak + expert + RESERVE - 1, upstreams_peak + expert + RESERVE):
         device.capacity, device.peak = capacity, 0
-        with halfframe.enabled(pipe, None, preload=True) as run:
+        with halfframe.enabled(pipe, None, prefetch=True) as run:
             assert torch.equal(generate(pipe), expected)
         assert run.report is not None
         if capacity < upstreams_peak + expert + RESERVE:
             assert device.peak == upstreams_peak
-            assert run.report.preload == "at the switch: 0.0 GiB of device memory are free, 0.0 are needed"
+            assert run.report.prefetch == "at the switch: 0.0 GiB of device memory are free, 0.0 are needed"
         else:
             assert device.peak == upstreams_peak + expert
-            assert run.report.preload == "overlapped"
+            assert run.report.prefetch == "overlapped"
     assert not [entry for entry in device.log if "own copy" in entry]
 
 
@@ -143,13 +143,13 @@ def test_a_later_step_that_needs_more_memory_is_waited_for(pipe: Any, device: Si
             return [0, 2, 4] if step.expert == "high" and step.expert_index < step.expert_steps - 1 else None
 
     expected = plain(pipe, LastInFull())
-    with halfframe.enabled(pipe, LastInFull(), preload=True) as run:
+    with halfframe.enabled(pipe, LastInFull(), prefetch=True) as run:
         assert torch.equal(generate(pipe), expected)
         at = device.log.index("copy aside")
         assert device.log[:at].count("high forward") == 7  # the first forward of the last of four steps
         device.capacity = 2 * nbytes(pipe) + 3 * device.activations + RESERVE  # both, but not both and a full forward
         assert torch.equal(generate(pipe), expected)
-    assert [report.preload for report in run.reports] == [
+    assert [report.prefetch for report in run.reports] == [
         "overlapped",
         "at the switch: 0.0 GiB of device memory are free, 0.0 are needed",
     ]
@@ -168,35 +168,35 @@ def test_copies_aside_that_fail_cost_nothing_but_the_overlap(
     else:
         device.sends_left, reason = 20, "simulated: copying failed"
     with (
-        halfframe.enabled(pipe, None, preload=True) as run,
-        pytest.warns(halfframe.HalfframeWarning, match=f"preload at the switch: {reason}"),
+        halfframe.enabled(pipe, None, prefetch=True) as run,
+        pytest.warns(halfframe.HalfframeWarning, match=f"prefetch at the switch: {reason}"),
     ):
         assert torch.equal(generate(pipe), expected)
     assert device.log.count("copy aside") == 1  # not tried again with every forward
     assert not [entry for entry in device.log if "own copy" in entry]
     assert states(pipe) == before
     assert run.report is not None
-    assert run.report.preload == f"at the switch: {reason}"
+    assert run.report.prefetch == f"at the switch: {reason}"
 
 
 def test_copies_aside_are_tried_again_in_the_next_run(pipe: Any, device: SimulatedAccelerator) -> None:
     device.nothing_page_locked = "not yet"
-    with halfframe.enabled(pipe, None, preload=True) as run:
-        with pytest.warns(halfframe.HalfframeWarning, match="preload at the switch: not yet"):
+    with halfframe.enabled(pipe, None, prefetch=True) as run:
+        with pytest.warns(halfframe.HalfframeWarning, match="prefetch at the switch: not yet"):
             generate(pipe)
         device.nothing_page_locked = ""
         generate(pipe)
-    assert [report.preload for report in run.reports] == ["at the switch: not yet", "overlapped"]
+    assert [report.prefetch for report in run.reports] == ["at the switch: not yet", "overlapped"]
 
 
 def test_a_single_high_noise_step_is_enough(pipe: Any) -> None:
     pipe.boundary = 0.9
     changes: dict[str, Any] = {"sampling_steps": 2, "shift": 2.0}
     expected = plain(pipe, **changes)
-    with halfframe.enabled(pipe, None, preload=True) as run:
+    with halfframe.enabled(pipe, None, prefetch=True) as run:
         assert torch.equal(generate(pipe, **changes), expected)
     assert run.report is not None
-    assert (run.report.high.steps, run.report.low.steps, run.report.preload) == (1, 1, "overlapped")
+    assert (run.report.high.steps, run.report.low.steps, run.report.prefetch) == (1, 1, "overlapped")
 
 
 def test_fsdp_is_off_with_a_warning(pipe: Any, device: SimulatedAccelerator) -> None:
@@ -219,28 +219,28 @@ def test_fsdp_is_off_with_a_warning(pipe: Any, device: SimulatedAccelerator) -> 
     Wrapper.__name__ = "FullyShardedDataParallel"
     pipe.low_noise_model = Wrapper(wrapped)
     with (
-        halfframe.enabled(pipe, preload=True) as run,
+        halfframe.enabled(pipe, prefetch=True) as run,
         pytest.warns(
             halfframe.HalfframeWarning,
-            match="preload off: the low-noise expert's FullyShardedDataParallel is sharded by FSDP",
+            match="prefetch off: the low-noise expert's FullyShardedDataParallel is sharded by FSDP",
         ),
     ):
         assert torch.equal(generate(pipe), expected)
     pipe.low_noise_model = wrapped
     assert [entry for entry in device.log if "own copy out" in entry] == ["high: own copy out", "low: own copy out"]
     assert run.report is not None
-    assert str(run.report.preload).startswith("off: ")
+    assert str(run.report.prefetch).startswith("off: ")
 
 
 def test_a_pipeline_without_gpu_is_off_with_a_warning(t2v: Any) -> None:
     expected = plain(t2v)
     with (
-        halfframe.enabled(t2v, None, preload=True) as run,
-        pytest.warns(halfframe.HalfframeWarning, match="preload off: the pipeline is on cpu"),
+        halfframe.enabled(t2v, None, prefetch=True) as run,
+        pytest.warns(halfframe.HalfframeWarning, match="prefetch off: the pipeline is on cpu"),
     ):
         assert torch.equal(generate(t2v, offload_model=False), expected)
     assert run.report is not None
-    assert run.report.preload == "off: the pipeline is on cpu, so there is no device memory to bring experts into"
+    assert run.report.prefetch == "off: the pipeline is on cpu, so there is no device memory to bring experts into"
 
 
 @pytest.mark.parametrize("boundary", [0.0, 1.0])
@@ -248,8 +248,8 @@ def test_a_schedule_without_switch(pipe: Any, device: SimulatedAccelerator, boun
     pipe.boundary = boundary
     before, expected = states(pipe), plain(pipe)
     with (
-        halfframe.enabled(pipe, None, preload=True),
-        pytest.warns(halfframe.HalfframeWarning, match="preload off: the run had no expert switch"),
+        halfframe.enabled(pipe, None, prefetch=True),
+        pytest.warns(halfframe.HalfframeWarning, match="prefetch off: the run had no expert switch"),
     ):
         assert torch.equal(generate(pipe), expected)
     assert "copy aside" not in device.log
@@ -264,7 +264,7 @@ def test_experts_that_the_pipeline_does_not_move(pipe: Any, device: SimulatedAcc
     before = states(pipe)
     device.log.clear()
     with (
-        halfframe.enabled(pipe, None, preload=True),
+        halfframe.enabled(pipe, None, prefetch=True),
         pytest.warns(halfframe.HalfframeWarning, match="off: the pipeline did not bring the low-noise expert in"),
     ):
         assert torch.equal(generate(pipe, offload_model=False), expected)
@@ -279,11 +279,11 @@ def test_experts_on_the_device_get_their_host_copies_once(pipe: Any, device: Sim
     for name in EXPERTS:
         getattr(pipe, name).to(pipe.device)
     device.log.clear()
-    with halfframe.enabled(pipe, None, preload=True) as run:
+    with halfframe.enabled(pipe, None, prefetch=True) as run:
         for _ in range(3):
             assert torch.equal(generate(pipe), expected)
     assert [entry for entry in device.log if "own copy" in entry] == ["low: own copy out", "high: own copy out"]
-    assert [report.preload for report in run.reports] == ["overlapped"] * 3
+    assert [report.prefetch for report in run.reports] == ["overlapped"] * 3
     assert device.in_use == 0
 
 
@@ -292,7 +292,7 @@ def test_the_low_noise_expert_stays_on_the_device_where_upstream_leaves_it(
 ) -> None:
     """``init_on_cpu`` without ``offload_model``: it leaves when the next run begins, for nothing if it is unchanged."""
     expected, before = plain(pipe), states(pipe)
-    with halfframe.enabled(pipe, None, preload=True) as run:
+    with halfframe.enabled(pipe, None, prefetch=True) as run:
         for _ in range(3):
             assert torch.equal(generate(pipe, offload_model=False), expected)
             assert states(pipe)[0] == before[0]
@@ -308,7 +308,7 @@ def test_the_low_noise_expert_stays_on_the_device_where_upstream_leaves_it(
 
 
 def test_a_run_that_fails_leaves_what_was_on_the_device_before_it(pipe: Any, device: SimulatedAccelerator) -> None:
-    with halfframe.enabled(pipe, None, preload=True):
+    with halfframe.enabled(pipe, None, prefetch=True):
         generate(pipe, offload_model=False)
         pipe.low_noise_model.head.head.bias.data.add_(1)
         before, encoder = states(pipe), pipe.text_encoder
@@ -329,7 +329,7 @@ def test_exception_at_any_expert_call(pipe: Any, device: SimulatedAccelerator, n
     expected, before = plain(pipe), states(pipe)
     failure = FailAt(n)
     handles = [getattr(pipe, name).register_forward_pre_hook(failure, prepend=True) for name in EXPERTS]
-    with halfframe.enabled(pipe, None, preload=True) as run:
+    with halfframe.enabled(pipe, None, prefetch=True) as run:
         with pytest.raises(RuntimeError, match="injected"):
             generate(pipe)
         assert states(pipe) == before
@@ -338,7 +338,7 @@ def test_exception_at_any_expert_call(pipe: Any, device: SimulatedAccelerator, n
     for handle in handles:
         handle.remove()
     assert run.report is not None
-    assert str(run.report.preload).startswith(room)
+    assert str(run.report.prefetch).startswith(room)
     assert states(pipe) == before
     assert device.in_use == 0
     assert torch.equal(generate(pipe), expected)
@@ -376,7 +376,7 @@ def test_exception_anywhere_else(
             patch.setattr(device, part, fail)
         elif hasattr(Copying, part):
             patch.setattr(Copying, part, fail)
-        with pytest.raises(error, match="injected"), halfframe.enabled(pipe, None, preload=True, plugins=[Plugin()]):
+        with pytest.raises(error, match="injected"), halfframe.enabled(pipe, None, prefetch=True, plugins=[Plugin()]):
             generate(pipe)
     assert states(pipe) == before
     assert device.in_use == 0
@@ -394,13 +394,13 @@ def test_leaving_the_block_from_within_a_run(pipe: Any, device: SimulatedAcceler
             rings.append(device.ring)
 
     with ExitStack() as block:
-        run = block.enter_context(halfframe.enabled(pipe, None, preload=True, plugins=[Leave()]))
+        run = block.enter_context(halfframe.enabled(pipe, None, prefetch=True, plugins=[Leave()]))
         assert torch.equal(generate(pipe), expected)
     assert rings[0] is not None
     assert device.ring is None
     assert states(pipe) == before
     assert run.report is not None
-    assert run.report.preload == "overlapped"
+    assert run.report.prefetch == "overlapped"
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -422,7 +422,7 @@ def test_an_exception_while_copies_are_made(
                 raise error("injected")
 
     device.gate.clear()
-    with halfframe.enabled(pipe, None, preload=True, plugins=[Hook()]) as run:
+    with halfframe.enabled(pipe, None, prefetch=True, plugins=[Hook()]) as run:
         with pytest.raises(error, match="injected"):
             generate(pipe)
         sent = device.sends_left
@@ -432,7 +432,7 @@ def test_an_exception_while_copies_are_made(
         assert device.in_use == 0
         assert torch.equal(generate(pipe), expected)
     assert run.report is not None
-    assert run.report.preload == "overlapped"
+    assert run.report.prefetch == "overlapped"
 
 
 def test_two_pipelines_at_once_have_a_ring_each(
@@ -442,10 +442,10 @@ def test_two_pipelines_at_once_have_a_ring_each(
     monkeypatch.setattr(placement, "_accelerator_of", lambda _: another)
     put_on(other, another)
     expected = plain(pipe)
-    with halfframe.enabled(other, None, preload=True):
+    with halfframe.enabled(other, None, prefetch=True):
         assert torch.equal(generate(other), expected)
         monkeypatch.setattr(placement, "_accelerator_of", lambda _: device)
-        with halfframe.enabled(pipe, None, preload=True):
+        with halfframe.enabled(pipe, None, prefetch=True):
             assert torch.equal(generate(pipe), expected)
             assert torch.equal(generate(other), expected)
             assert device.ring is not another.ring
@@ -467,7 +467,7 @@ def test_other_uses_of_to_are_the_modules_own(pipe: Any, device: SimulatedAccele
             seen.append(all(device.holds(parameter.data) for _, parameter in twin.named_parameters()))
             assert states(pipe)[0] == before[0]
 
-    with halfframe.enabled(pipe, None, preload=True, plugins=[Hook()]):
+    with halfframe.enabled(pipe, None, prefetch=True, plugins=[Hook()]):
         assert torch.equal(generate(pipe), expected)
     assert seen == [True] * 4
     assert states(pipe) == before
@@ -481,7 +481,7 @@ def test_a_move_with_a_dtype_is_the_modules_own(pipe: Any, device: SimulatedAcce
         def halfframe_boundary(self, boundary: Any) -> None:
             pipe.high_noise_model.to(pipe.device, torch.float32)
 
-    with halfframe.enabled(pipe, None, preload=True, plugins=[Hook()]):
+    with halfframe.enabled(pipe, None, prefetch=True, plugins=[Hook()]):
         assert torch.equal(generate(pipe), expected)
     assert [entry for entry in device.log if "own copy" in entry] == ["high: own copy in", "high: own copy out"]
     assert device.in_use == 0
@@ -495,7 +495,7 @@ def test_a_patch_that_outlives_its_run_is_the_modules_own(pipe: Any, device: Sim
         def halfframe_boundary(self, boundary: Any) -> None:
             kept.extend([pipe.low_noise_model.to, pipe.low_noise_model.cpu])
 
-    with halfframe.enabled(pipe, None, preload=True, plugins=[Hook()]):
+    with halfframe.enabled(pipe, None, prefetch=True, plugins=[Hook()]):
         generate(pipe, offload_model=False)  # leaves the low-noise expert on the device
         device.log.clear()
         for move in (kept[1], lambda: kept[0](pipe.device), lambda: kept[0]("cpu")):
@@ -506,51 +506,51 @@ def test_a_patch_that_outlives_its_run_is_the_modules_own(pipe: Any, device: Sim
 def test_an_expert_exchanged_within_the_block(pipe: Any, device: SimulatedAccelerator) -> None:
     other = tiny_wan_t2v(5)
     put_on(other, device)
-    with halfframe.enabled(pipe, None, preload=True) as run:
+    with halfframe.enabled(pipe, None, prefetch=True) as run:
         first = generate(pipe)
         mine, pipe.low_noise_model = pipe.low_noise_model, other.low_noise_model
         changed = generate(pipe)
         pipe.low_noise_model = mine
         assert torch.equal(generate(pipe), first)
     assert not torch.equal(changed, first)
-    assert [report.preload for report in run.reports] == ["overlapped"] * 3
+    assert [report.prefetch for report in run.reports] == ["overlapped"] * 3
     assert not [entry for entry in device.log if "own copy" in entry]
 
 
 def test_with_truncated_guidance(pipe: Any, device: SimulatedAccelerator) -> None:
-    with halfframe.enabled(pipe, None, cfg_truncate_steps=1, cfg_truncate_high_noise_steps=4) as run:
+    with halfframe.enabled(pipe, None, guidance=halfframe.Guidance(skip_last=1, skip_last_high=4)) as run:
         expected = generate(pipe)
     device.log.clear()
-    with halfframe.enabled(pipe, None, preload=True, cfg_truncate_steps=1, cfg_truncate_high_noise_steps=4) as run:
+    with halfframe.enabled(pipe, None, prefetch=True, guidance=halfframe.Guidance(skip_last=1, skip_last_high=4)) as run:
         assert torch.equal(generate(pipe), expected)
     assert run.report is not None
-    assert (run.report.high.forwards, run.report.preload) == (4, "overlapped")
+    assert (run.report.high.passes, run.report.prefetch) == (4, "overlapped")
 
 
 @pytest.mark.usefixtures("device")
-def test_the_report_speaks_of_preload_if_it_was_asked_for(pipe: Any) -> None:
-    with halfframe.enabled(pipe, preload=True) as run:
+def test_the_report_speaks_of_prefetch_if_it_was_asked_for(pipe: Any) -> None:
+    with halfframe.enabled(pipe, prefetch=True) as run:
         generate(pipe)
     report = run.report
     assert report is not None
-    assert report.to_dict()["preload"] == "overlapped"
+    assert report.to_dict()["prefetch"] == "overlapped"
     assert str(report).endswith("\npreload overlapped")
     with halfframe.enabled(pipe) as run:
         generate(pipe)
     report = run.report
     assert report is not None
-    assert report.preload is None
-    assert "preload" not in report.to_dict()
-    assert "preload" not in str(report)
+    assert report.prefetch is None
+    assert "prefetch" not in report.to_dict()
+    assert "prefetch" not in str(report)
 
 
-def test_preload_is_yes_or_no(t2v: Any) -> None:
-    message = "preload='soon' is neither True nor False"
-    with pytest.raises(halfframe.OptionError, match=message), halfframe.enabled(t2v, preload="soon"):  # type: ignore[arg-type]
+def test_prefetch_is_yes_or_no(t2v: Any) -> None:
+    message = "prefetch must be True or False, got 'soon'"
+    with pytest.raises(halfframe.OptionError, match=message), halfframe.enabled(t2v, prefetch="soon"):  # type: ignore[arg-type]
         pass
 
 
-def test_a_host_that_does_not_know_preload_refuses_it(t2v: Any) -> None:
+def test_a_host_that_does_not_know_prefetch_refuses_it(t2v: Any) -> None:
     class Host:
         name, serves = "mine", "anything"
 
@@ -568,9 +568,9 @@ def test_a_host_that_does_not_know_preload_refuses_it(t2v: Any) -> None:
         def halfframe_hosts(self) -> list[Host]:
             return [Host()]
 
-    message = "preload=True does not fit a WanT2V: the adapter 'mine' does not know how; leave preload out"
+    message = "prefetch=True does not fit a WanT2V: the adapter 'mine' does not know how; leave prefetch out"
     with (
         pytest.raises(halfframe.OptionError, match=message),
-        halfframe.enabled(t2v, preload=True, plugins=[Hosts()]),
+        halfframe.enabled(t2v, prefetch=True, plugins=[Hosts()]),
     ):
         pass
