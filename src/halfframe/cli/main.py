@@ -92,9 +92,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: list[str]) -> int:
-    from halfframe.cli.script import run_script
+    from halfframe.cli.script import require_script, run_script
 
     script, *rest = arguments
+    require_script(Path(script))
     options, script_arguments = split_flags(rest)
     run_script(Path(script), script_arguments, **options)
     return 0

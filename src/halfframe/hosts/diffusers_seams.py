@@ -19,7 +19,7 @@ from halfframe.errors import HalfframeError
 from halfframe.hosts.base import patch_scheduler
 from halfframe.hosts.calls import intercept, is_compiled
 from halfframe.hosts.patching import Patches, StandIn
-from halfframe.hosts.rope import diffusers_positions
+from halfframe.hosts.rope import RopePositions
 from halfframe.sampling import frames
 from halfframe.sampling.frame_map import FrameMap
 from halfframe.sampling.host import ForwardPass, NoiseSource
@@ -114,6 +114,7 @@ class Routes:
         plain = unwrapped(module)
         channels = config.out_channels or config.in_channels
         expert = EXPERTS[name]
+        rope = RopePositions(plain, self._local)
 
         def around(original: Callable[..., Any], kwargs: dict[str, Any], args: tuple[Any, ...]) -> Any:
             if not self._within_step:  # a callback's call
@@ -138,7 +139,8 @@ class Routes:
                 if made.bound is not None:
                     given["timestep"] = made.timestep(given["timestep"])
                 compiled = module is not plain or is_compiled(plain)
-                with diffusers_positions(plain, made.positions, compiled):
+                _refuse_uneven_groups(plain, made)
+                with rope.at(made.positions, compiled):
                     output = original(**given)
                 prediction: Tensor = output[0] if isinstance(output, tuple) else output.sample
                 return prediction
@@ -146,7 +148,21 @@ class Routes:
             velocity = self._run.forward(expert, latents, compute)
             return (velocity,) if kwargs.get("return_dict") is False else _model_output(velocity)
 
-        self._local.callback(intercept(module, around))
+        intercept(module, around, self._local)
+
+
+def _refuse_uneven_groups(module: Any, made: ForwardPass) -> None:
+    """diffusers' context parallelism deals out tokens evenly and pads none."""
+    config = getattr(getattr(module, "_parallel_config", None), "context_parallel_config", None)
+    if config is None or made.bound is None or getattr(config, "ulysses_anything", False):
+        return
+    group = (getattr(config, "ulysses_degree", None) or 1) * (getattr(config, "ring_degree", None) or 1)
+    if made.sequence_length % group:
+        raise HalfframeError(
+            f"the {made.step.expert}-noise expert computes {made.bound.count} of {made.step.num_frames} latent frames, "
+            f"{made.sequence_length} tokens, which context parallelism cannot deal out evenly to {group} devices; use "
+            f"another stride, or a size whose tokens per frame are a multiple of {group}."
+        )
 
 
 def unwrapped(module: Any) -> Any:

@@ -7,7 +7,6 @@ import functools
 import logging
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -33,7 +32,7 @@ class Patches:
 
     def __init__(self) -> None:
         self.active = True
-        self._undo = ExitStack()
+        self._undo: list[Callable[[], None]] = []
 
     def set(self, obj: Any, name: str, value: object) -> None:
         """Set ``obj.name = value`` on the instance until undone."""
@@ -88,13 +87,29 @@ class Patches:
         _logger.debug("patched the class of a %s", cls.__name__)
 
     def callback(self, function: Callable[[], None]) -> None:
-        """Call `function` on undo, in its turn; should it raise, the rest is still undone."""
-        self._undo.callback(function)
+        """Call `function` on undo, in its turn; should it raise, it is called once more, and the rest is undone."""
+        self._undo.append(function)
 
     def undo(self) -> None:
-        """Undo every patch; safe to call twice, and again after an interrupt."""
+        """Undo every patch, and raise afterwards what came in between; safe to call twice, and after an interrupt."""
         self.active = False
-        self._undo.close()
+        came: BaseException | None = None
+        while self._undo:
+            function = self._undo[-1]  # stays until it is done, so that whoever calls next goes on from here
+            try:
+                function()
+            except BaseException as error:
+                came = error
+                try:
+                    function()
+                except Exception as again:
+                    came = again
+            self._undo.pop()
+        if came is not None:
+            try:
+                raise came
+            finally:
+                came = None  # a frame that keeps its own traceback is freed by the collector only
 
     def __enter__(self) -> Patches:
         return self

@@ -8,7 +8,6 @@ the switch the strategy turns the carried clip into the one that goes on.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
@@ -16,21 +15,21 @@ import pluggy
 import torch
 from torch import Tensor
 
-from halfframe.errors import HalfframeError, StrategyError, warn
+from halfframe.errors import HalfframeError, StrategyError
 from halfframe.report.meter import Meter
 from halfframe.report.report import Report
 from halfframe.sampling import frames
 from halfframe.sampling.forward import Compute, ForwardPasses, checked
 from halfframe.sampling.guidance import GuidancePlan, GuidanceState
 from halfframe.sampling.host import HostFacts, NoiseSource, PrefetchOutcome
+from halfframe.sampling.outcome import Wishes, announce, why_nothing_saved
 from halfframe.sampling.schedule import Schedule, scheduler_steps
-from halfframe.sampling.scheduler import Scheduler
+from halfframe.sampling.scheduler import Scheduler, sample_of, with_sample
 from halfframe.sampling.strategy import Allocation, Expert, Move, Reuse, Step, Strategy, frames_of, label_of
 from halfframe.sampling.switch import ExpertSwitch
 
 __all__ = ["Coming", "SamplingRun"]
 
-_logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 Coming: TypeAlias = tuple[Expert, Move] | None
 """An expert and the move at its coming step."""
@@ -165,10 +164,10 @@ class SamplingRun:
         ended = self._index == len(schedule.steps)
         if ended:
             if schedule.maps and not self._switch.done:
-                result = _with_sample(result, lambda latents: self._switched(latents, None))
-            self._hooks.halfframe_latents(latents=_sample(result).detach())
+                result = with_sample(result, lambda latents: self._switched(latents, None))
+            self._hooks.halfframe_latents(latents=sample_of(result).detach())
         comes_next = not ended and schedule.steps[self._index].expert == "low" and not self._switch.done
-        self._switch.watch(_sample(result) if comes_next else None)
+        self._switch.watch(sample_of(result) if comes_next else None)
         return result
 
     def switch_now(self, latents: Tensor, sigma: float) -> Tensor:
@@ -203,19 +202,9 @@ class SamplingRun:
 
     def announce(self, report: Report) -> None:
         """Log one line, hand `report` to the hooks, and warn if something that was asked for did not happen."""
-        _logger.info(report.summary())
-        try:
-            self._hooks.halfframe_report(report=report)
-        except Exception as error:  # the video is made; a plugin's trouble with the report must not cost it
-            _logger.exception("a halfframe_report hook failed")
-            warn(f"a halfframe_report hook failed: {type(error).__name__}: {error}; the video and the report are whole")
         asked = type(self.strategy) is not Strategy
-        if self._plan and not report.guidance_truncated:
-            warn(f"no unconditional pass was skipped: {self._why_not_truncated(report)}")
-        if not report.saved and (asked or not (self._plan or self.wants_prefetch)):
-            warn(f"nothing was skipped: {report.note}")
-        if self.prefetched is not None and self.prefetched.warn:
-            warn(f"prefetch {self.prefetched.text}")
+        wishes = Wishes(asked, bool(self._plan), self.wants_prefetch)
+        announce(report, self._hooks, wishes, self.prefetched)
 
     def close(self) -> None:
         """Let go of every tensor: hosts hold on to a run in ways that only the garbage collector undoes."""
@@ -308,37 +297,6 @@ class SamplingRun:
             "version (see the README), or run without halfframe."
         )
 
-    def _why_not_truncated(self, report: Report) -> str:
-        if report.high.passes + report.low.passes > report.steps:
-            return "the first step of each expert computes it, and no expert had a step without"
-        return "there was none to skip"
-
     def _why_nothing_saved(self) -> str:
-        schedule = self._schedule
-        if schedule is None and self.scheduler is not None and self.scheduler.timesteps.numel() == 0:
-            return "the schedule has no steps; ask for 1 or more"
-        if schedule is None:
-            return "no expert call passed through halfframe, so this is a plain run's video; the host's loop is unknown"
-        if schedule.steps[0].num_frames == 1:
-            return "the clip has 1 latent frame, so there is none to skip; ask for 5 video frames or more"
-        if not any(step.expert == "high" for step in schedule.steps):
-            return (
-                f"no timestep of the schedule reaches the boundary {self.facts.boundary:g}, so the high-noise expert "
-                "never ran; use a larger shift"
-            )
         asked = type(self.strategy) is not Strategy
-        return f"{self._named} skipped no frame" if asked else "no strategy was asked for"
-
-
-def _sample(result: Any) -> Tensor:
-    """The new sample in a scheduler's result."""
-    sample: Tensor = result[0] if isinstance(result, tuple) else result.prev_sample
-    return sample
-
-
-def _with_sample(result: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A scheduler's result with its new sample passed through `function`."""
-    if isinstance(result, tuple):
-        return (function(result[0]), *result[1:])
-    result.prev_sample = function(result.prev_sample)
-    return result
+        return why_nothing_saved(self._schedule, self.scheduler, self.facts.boundary, self._named if asked else "")
