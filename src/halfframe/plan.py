@@ -11,7 +11,7 @@ from halfframe.plugins.configuration import guidance_of
 from halfframe.plugins.strategies import DEFAULT_STRATEGY, StrategyLike, resolve_strategy
 from halfframe.report.cost import A14B, H200, ExpertShape, Rates
 from halfframe.report.meter import Meter
-from halfframe.report.report import Report, text_table
+from halfframe.report.report import Report, run_lengths, text_table
 from halfframe.sampling import frames
 from halfframe.sampling.guidance import Guidance
 from halfframe.sampling.schedule import Schedule, experts_by_boundary, steps_of
@@ -27,10 +27,12 @@ class Plan:
     Attributes:
         report: the counts that the run's report would have; its times are predicted, not measured.
         sequence_length_full: tokens of the full clip.
+        note: what becomes of the video frames that were asked for; empty if hosts make as many.
     """
 
     report: Report
     sequence_length_full: int
+    note: str = ""
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -46,15 +48,23 @@ class Plan:
         """The experts' time without halfframe over that with it."""
         return self.report.predicted_speedup or 1.0
 
+    @property
+    def gpu_hours(self) -> tuple[float, float]:
+        """Predicted GPU-hours of the experts for 1,000 clips, (without, with) halfframe."""
+        without, run = self.seconds
+        return without * 1000 / 3600, run * 1000 / 3600
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data that `json.dumps` takes."""
         report = self.report.to_dict()
-        for name in ("total_seconds", "host", "note"):
+        for name in ("total_seconds", "host"):
             del report[name]
         return {
             **report,
             "sequence_length_full": self.sequence_length_full,
+            "frames_note": self.note,
             "seconds": list(self.seconds),
+            "gpu_hours_per_1000_clips": list(self.gpu_hours),
             "predicted_speedup": self.predicted_speedup,
         }
 
@@ -85,6 +95,8 @@ class Plan:
             )
         )
         head = [f"plan: {report.strategy}, {report.video_frames} video frames, {report.latent_frames} latent frames"]
+        if self.note:
+            head.append(self.note)
         if not report.saved:
             head.append(f"nothing is skipped in time: {report.note}")
         header = ("expert", "steps", "passes", "latent frames", "tokens", "frame-steps", "seconds")
@@ -92,8 +104,10 @@ class Plan:
             [
                 *head,
                 text_table(header, rows),
+                f"moves: {run_lengths(report.moves)}",
                 f"frame-steps saved {report.frame_steps_saved:.1%}; predicted speed-up of the experts "
                 f"{self.predicted_speedup:.2f}x (text encoder, VAE and scheduler are not in it)",
+                "GPU-hours per 1,000 clips on H200s {:.1f} -> {:.1f}".format(*self.gpu_hours),
             ]
         )
 
@@ -118,7 +132,7 @@ def plan(
 
     Args:
         size: (width, height) in pixels, multiples of 16.
-        frame_num: video frames, 4n+1.
+        frame_num: video frames; where it is not 4n+1, as many are planned as the official package makes.
         sampling_steps: steps of the scheduler.
         shift: of the schedule.
         sample_solver: ``"unipc"`` or ``"dpm++"``.
@@ -138,7 +152,6 @@ def plan(
     width, height = size
     if width < 16 or height < 16 or width % 16 or height % 16:
         raise OptionError(f"size must be in multiples of 16 pixels, got {width}x{height}.")
-    frames.require_whole_groups(frame_num)
     if not 0 <= boundary <= 1:
         raise OptionError(f"boundary must be in 0..1, got {boundary}; T2V-A14B has 0.875, I2V-A14B 0.9.")
     if not (shift > 0 and math.isfinite(shift)):
@@ -148,6 +161,7 @@ def plan(
     resolved = resolve_strategy(strategy, options)
     rule = guidance_of(resolved, guidance)
     latent_frames = frames.latent_frame_count(frame_num)
+    made = frames.video_frame_count(latent_frames)
     per_frame = (width // 16) * (height // 16)
     full = frames.sequence_length(latent_frames, per_frame, group_size)
     schedule = Schedule.plan(_steps(sampling_steps, shift, sample_solver, boundary, latent_frames), resolved)
@@ -178,7 +192,17 @@ def plan(
         switch=None if switch is None else (switch.index, switch.sigma),
         why_not=_why_not(resolved, schedule.steps, latent_frames, boundary),
     )
-    return Plan(report, full)
+    return Plan(report, full, _rounded(frame_num, made))
+
+
+def _rounded(asked: int, made: int) -> str:
+    """What hosts make of a number of video frames that is not 4n+1."""
+    if asked == made:
+        return ""
+    return (
+        f"{asked} video frames are not 4n+1: the official package makes {made}, which is planned here; diffusers makes "
+        f"{asked // 4 * 4 + 1}"
+    )
 
 
 def _steps(steps: int, shift: float, solver: str, boundary: float, num_frames: int) -> list[Step]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
 from halfframe.cli.options import add_guidance, guidance_from
-from halfframe.errors import OptionError
+from halfframe.errors import OptionError, did_you_mean
 
 __all__ = ["FLAGS_HELP", "split_flags"]
 
@@ -46,6 +47,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     parser.add_argument("--half_frame_prefetch", action="store_true")
     add_guidance(parser)
     flags, rest = parser.parse_known_args(arguments)
+    _refuse_misspelt(rest, list(parser._option_string_actions))
 
     guidance = guidance_from(flags)
     strategy = _strategy(flags)
@@ -61,6 +63,15 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             "or i2v-A14B, or leave out the half-frame flags."
         )
     return {"strategy": strategy, "guidance": guidance, "prefetch": flags.half_frame_prefetch}, rest
+
+
+def _refuse_misspelt(rest: Sequence[str], own: Sequence[str]) -> None:
+    """Refuse what looks like a flag of ours: the script would only do so once it has come to its own parser."""
+    for word in rest:
+        flag = word.partition("=")[0]
+        ours = flag.startswith(("--half_frame", "--enable_half_frame", "--cfg_truncate"))
+        if flag.startswith("--") and (ours or difflib.get_close_matches(flag.replace("-", "_"), own, 1, 0.9)):
+            raise OptionError(f"{flag} is no flag of halfframe's: {', '.join(own)}.{did_you_mean(flag, own)}")
 
 
 def _strategy(flags: argparse.Namespace) -> str | None:

@@ -1,21 +1,55 @@
-"""Commands and their arguments; errors become one line and an exit code."""
+"""Which commands there are, and how they are reached; errors become one line and an exit code.
+
+A command's module is imported when the command is given, so ``halfframe --help`` imports no torch.
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
+import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 import halfframe
-from halfframe.cli import compare as compare_command
-from halfframe.cli.flags import FLAGS_HELP, split_flags
-from halfframe.cli.options import add_guidance, add_strategy, guidance_from
-from halfframe.errors import HalfframeError
-from halfframe.tinywan import demo as demo_command
+from halfframe.cli.parser import Parser
+from halfframe.errors import HalfframeError, did_you_mean
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "command_parser", "main"]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command.
+
+    Attributes:
+        help: its line in ``halfframe --help``.
+        modules: of these, the first that is installed has ``add_arguments`` and ``main``.
+        install: what to install where a module, or one that it imports, is missing.
+    """
+
+    help: str
+    modules: tuple[str, ...]
+    install: str = "pip install halfframe"
+
+
+COMMANDS = {
+    "run": Command("run upstream's own generate.py with halfframe on", ("halfframe.cli.run",)),
+    "plan": Command("predict what a run would cost, without loading a model", ("halfframe.cli.plan",)),
+    "demo": Command(
+        "a small trained Wan2.2 on this machine: prompt in, videos out",
+        ("halfframe_tinywan.demo", "halfframe.tinywan.demo"),  # the second goes when TinyWan is out of this package
+        "in a checkout of halfframe: pip install ./examples/halfframe-tinywan",
+    ),
+    "compare": Command(
+        "plain and faster runs of the same prompts and seeds, or finished videos",
+        ("halfframe.cli.compare",),
+        "pip install 'halfframe[compare]'",
+    ),
+    "strategies": Command("the installed strategies, what they do and their options", ("halfframe.cli.strategies",)),
+    "doctor": Command("which hosts are here, which versions, and what would be refused", ("halfframe.cli.doctor",)),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,120 +58,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The source's command lines with nothing but a prefix: python -m halfframe generate.py --task ...
     if arguments and arguments[0].endswith(".py"):
         arguments = ["run", *arguments]
+    name, *rest = arguments or [""]
+    if name not in COMMANDS:
+        _overview(name, arguments)
     try:
-        if arguments[:1] == ["run"] and arguments[1:2] not in ([], ["-h"], ["--help"]):
-            return _run(arguments[1:])  # the script's own arguments are none of argparse's business
-        parsed = _parser().parse_args(arguments)
-        code: int = parsed.command(parsed)
-        return code
+        module = _module(name)
+        if name == "run" and rest[:1] not in ([], ["-h"], ["--help"]):
+            return int(module.run(rest))  # the script's own arguments are none of argparse's business
+        return int(module.main(_with_arguments(name, module).parse_args(rest)))
     except HalfframeError as error:
-        print(f"halfframe: error: {error}", file=sys.stderr)
+        print(f"halfframe {name}: error: {error}", file=sys.stderr)
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def command_parser(name: str) -> Parser:
+    """The parser of a command.
+
+    Raises:
+        HalfframeError: the package that brings the command is not installed.
+    """
+    return _with_arguments(name, _module(name))
+
+
+def _overview(name: str, arguments: Sequence[str]) -> None:
+    """``--help`` and ``--version``, or what is wrong; does not return."""
+    width = max(map(len, COMMANDS)) + 2
+    parser = Parser(
         prog="halfframe",
+        usage="halfframe [--version] COMMAND [OPTIONS]; halfframe COMMAND --help",
         description="Faster Wan2.2: part of the latent frames for the high-noise expert, on an unmodified install.",
+        epilog="commands:\n" + "\n".join(f"  {name:<{width}}{command.help}" for name, command in COMMANDS.items()),
+        verbatim=True,
     )
     parser.add_argument("--version", action="version", version=f"halfframe {halfframe.__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    if name.startswith("-"):
+        parser.parse_args(arguments)
+    if not name or name.startswith("-"):
+        parser.error(f"a command is needed: {', '.join(COMMANDS)}, or the path of a script, generate.py.")
+    parser.error(f"no command is called {name!r}; there are {', '.join(COMMANDS)}.{did_you_mean(name, COMMANDS)}")
 
-    run = commands.add_parser(
-        "run",
-        help="run upstream's own generate.py with halfframe on",
-        description="Run a script that builds an official Wan2.2 pipeline, unmodified, with halfframe on.",
-        usage="halfframe run SCRIPT.py [--] [SCRIPT ARGUMENTS] [FLAGS]",
-        epilog=FLAGS_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    run.add_argument("script", help="upstream's generate.py")
-    run.set_defaults(command=lambda _: 0)
 
-    plan = commands.add_parser(
-        "plan",
-        help="what a run would cost, without loading a model",
-        description="Frame-steps, tokens and predicted seconds on one H200 per expert, and the speed-up that follows.",
-    )
-    plan.add_argument("--size", default="1280*720", help="width*height in pixels (default: %(default)s)")
-    plan.add_argument("--frame_num", type=int, default=81, help="video frames, 4n+1 (default: %(default)s)")
-    plan.add_argument("--sample_steps", type=int, default=40, help="steps (default: %(default)s)")
-    plan.add_argument("--sample_shift", type=float, default=12.0, help="schedule shift (default: %(default)s)")
-    plan.add_argument("--sample_solver", default="unipc", choices=("unipc", "dpm++"))
-    plan.add_argument(
-        "--boundary", type=float, default=0.875, help="expert boundary, 0.9 for I2V (default: %(default)s)"
-    )
-    add_strategy(plan)
-    add_guidance(plan)
-    plan.add_argument("--no-guidance", action="store_true", help="one forward pass a step, as distilled experts make")
-    plan.add_argument("--json", action="store_true", help="plain data instead of the table")
-    plan.set_defaults(command=_plan)
-
-    demo = commands.add_parser("demo", help="a small trained Wan2.2 on this machine: prompt in, videos out")
-    demo_command.add_arguments(demo)
-    demo.set_defaults(command=demo_command.main)
-
-    comparison = commands.add_parser("compare", help="baseline and variants on the same prompts and seeds, or videos")
-    compare_command.add_arguments(comparison)
-    comparison.set_defaults(command=compare_command.main)
-
-    listing = commands.add_parser("strategies", help="the installed strategies, and which package brings each")
-    listing.add_argument("--json", action="store_true", help="plain data instead of the table")
-    listing.set_defaults(command=_strategies)
-
-    doctor = commands.add_parser("doctor", help="which hosts are here, which versions, and what would be refused")
-    doctor.add_argument("--json", action="store_true", help="plain data instead of the text")
-    doctor.set_defaults(command=_doctor)
+def _with_arguments(name: str, module: Any) -> Parser:
+    parser = Parser(prog=f"halfframe {name}")
+    module.add_arguments(parser)
     return parser
 
 
-def _run(arguments: list[str]) -> int:
-    from halfframe.cli.script import require_script, run_script
-
-    script, *rest = arguments
-    require_script(Path(script))
-    options, script_arguments = split_flags(rest)
-    run_script(Path(script), script_arguments, **options)
-    return 0
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    result = halfframe.plan(
-        size=_size(arguments.size),
-        frame_num=arguments.frame_num,
-        sampling_steps=arguments.sample_steps,
-        shift=arguments.sample_shift,
-        sample_solver=arguments.sample_solver,
-        boundary=arguments.boundary,
-        strategy=arguments.strategy or halfframe.DEFAULT_STRATEGY,
-        guidance=guidance_from(arguments),
-        guided=not arguments.no_guidance,
-    )
-    print(json.dumps(result.to_dict(), indent=2) if arguments.json else result)
-    return 0
-
-
-def _strategies(arguments: argparse.Namespace) -> int:
-    infos = halfframe.strategies()
-    if arguments.json:
-        keys = ("name", "distribution", "version", "value")
-        print(json.dumps([{key: getattr(info, key) for key in keys} for info in infos], indent=2))
+def _module(name: str) -> Any:
+    command = COMMANDS[name]
+    for module in command.modules:
+        if find_spec(module.partition(".")[0]) and find_spec(module.rpartition(".")[0]):
+            break
     else:
-        width = max((len(info.name) for info in infos), default=0)
-        for info in infos:
-            print(f"{info.name:<{width}}  {info.distribution} {info.version}  {info.value}")
-    return 0
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    diagnosis = halfframe.doctor()
-    print(json.dumps(diagnosis.to_dict(), indent=2) if arguments.json else diagnosis)
-    return 0 if diagnosis.sound else 1
-
-
-def _size(text: str) -> tuple[int, int]:
-    """``"832*480"`` or ``"832x480"`` as (width, height)."""
-    parts = text.lower().replace("x", "*").split("*")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise HalfframeError(f"--size {text!r} is no size; give width*height in pixels, such as 832*480.")
-    return int(parts[0]), int(parts[1])
+        package = command.modules[0].partition(".")[0].replace("_", "-")
+        raise HalfframeError(f"this command comes with {package}, which is not installed; {command.install}")
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise HalfframeError(
+            f"{error.name} is needed for this command, but is not installed; {command.install}"
+        ) from error

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from halfframe.plugins.strategies import DEFAULT_STRATEGY
-from halfframe.sampling.guidance import Guidance
+from halfframe.plugins import DEFAULT_STRATEGY
+
+if TYPE_CHECKING:
+    from halfframe.sampling.guidance import Guidance
 
 __all__ = ["add_guidance", "add_strategy", "guidance_from"]
 
@@ -33,5 +36,7 @@ def add_guidance(parser: argparse._ActionsContainer) -> None:
 
 def guidance_from(arguments: argparse.Namespace) -> Guidance:
     """What those flags say."""
+    from halfframe.sampling.guidance import Guidance
+
     last, last_high = arguments.cfg_truncate_steps, arguments.cfg_truncate_high_noise_steps
     return Guidance(skip_last=last, skip_last_high=last_high, every=arguments.cfg_every)

@@ -78,11 +78,24 @@ def _print(reports: Sequence[Report]) -> None:
 @contextmanager
 def _as_main(script: Path, arguments: Sequence[str]) -> Iterator[None]:
     """``sys.argv`` and ``sys.path`` as the interpreter sets them for a script."""
-    # In place of the first entry, which is the interpreter's own, unless it was told to have none.
-    safe = getattr(sys.flags, "safe_path", False)
-    path = list(sys.path) if safe else [str(script.resolve().parent), *sys.path[1:]]
+    path = _path_for(script)
     with mock.patch.object(sys, "argv", [str(script), *arguments]), mock.patch.object(sys, "path", path):
         yield
+
+
+def _path_for(script: Path) -> list[str]:
+    """``sys.path`` of ``python SCRIPT``: the script's folder in place of what the interpreter put first for us.
+
+    That is the working directory under ``python -m halfframe``, the folder of the command under ``halfframe``, and
+    nothing under ``python -P`` and ``-I``.
+    """
+    if getattr(sys.flags, "safe_path", False) or sys.flags.isolated:
+        return list(sys.path)
+    command = Path(sys.argv[0])
+    ours = Path.cwd() if command.name == "__main__.py" else command.resolve().parent
+    first = sys.path[0] if sys.path else None
+    replaced = first is not None and Path(first or ".").resolve() == ours
+    return [str(script.resolve().parent), *sys.path[1 if replaced else 0 :]]
 
 
 @contextmanager

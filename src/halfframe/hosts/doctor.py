@@ -19,6 +19,10 @@ from halfframe.plugins.strategies import STRATEGY_GROUP, resolve_strategy, strat
 __all__ = ["Diagnosis", "doctor"]
 
 
+_EXTRAS = ("wan", "diffusers")
+"""Packages of hosts for which halfframe has an extra of the same name."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Diagnosis:
     """The findings of `doctor`; printing it gives them as text.
@@ -49,14 +53,20 @@ class Diagnosis:
     def __str__(self) -> str:
         versions = f"halfframe {package_version('halfframe')[1]}, torch {torch.__version__}"
         lines = [f"{versions}, python {platform.python_version()}", "hosts"]
-        for host in self.hosts:
-            version = host.version or "not installed"
-            verdict = "" if host.version is None else f": {host.verdict}"
-            lines.append(f"  {host.pipeline:<40} {host.package} {version}{verdict}")
+        for package in dict.fromkeys(host.package for host in self.hosts if host.version is None):
+            install = f"; pip install 'halfframe[{package}]'" if package in _EXTRAS else ""
+            lines.append(f"  {package} is not installed{install}")
+        here = [host for host in self.hosts if host.version is not None]
+        if not here:
+            lines.append("  no pipeline is here that could be made faster: install one of the above")
+        for host in here:
+            lines.append(f"  {host.pipeline:<40} {host.package} {host.version}: {host.verdict}")
             if not host.verdict.startswith("refused: one"):  # there a missing seam is no fault
                 lines += [f"      {seam}: {'found' if found else 'MISSING'}" for seam, found in host.seams.items()]
         lines.append(f"strategies (entry points of {STRATEGY_GROUP})")
         lines += [f"  {name:<40} {verdict}" for name, verdict in self.strategies.items()]
+        if not self.strategies:
+            lines.append("  none is registered, so none can be used by name; pip install halfframe, a checkout by -e .")
         lines += [f"hook plugins (entry points of {HOOK_GROUP})", f"  {self.hooks}"]
         return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import Any, TypeAlias, cast
 
 from halfframe.errors import HalfframeError, OptionError, StrategyError, did_you_mean
+from halfframe.plugins import DEFAULT_STRATEGY
 from halfframe.plugins.manager import distribution_of, entries, load
 from halfframe.sampling.strategy import Strategy
 from halfframe.strategies.expansion import ExpandFunction, Expansion
@@ -26,8 +27,6 @@ __all__ = [
 ]
 
 STRATEGY_GROUP = "halfframe.strategies"
-DEFAULT_STRATEGY = "merge"
-"""Nearest to the full run of the whole-phase strategies that cost as much; the source's is `self-duplicate`."""
 
 StrategyLike: TypeAlias = str | Strategy | type[Strategy] | ExpandFunction | None
 """What may be given as a strategy: see `halfframe.enabled`."""

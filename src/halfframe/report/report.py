@@ -9,7 +9,7 @@ from typing import Any
 
 from halfframe.report.cost import Expert
 
-__all__ = ["PhaseReport", "Report", "text_table"]
+__all__ = ["PhaseReport", "Report", "run_lengths", "text_table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class Report:
             foot += f", predicted speed-up of the experts {self.predicted_speedup:.2f}x"
         if self.switch_step is not None and self.switch_sigma is not None:
             foot += f", expert switch at step {self.switch_step + 1} of {self.steps} (sigma {self.switch_sigma:.3f})"
-        lines = [*head, text_table(_HEADER, rows), f"moves: {_run_lengths(self.moves)}"]
+        lines = [*head, text_table(_HEADER, rows), f"moves: {run_lengths(self.moves)}"]
         lines.append(f"{foot}, {self.total_seconds:.2f} s in all")
         if self.prefetch is not None:
             lines.append(f"prefetch {self.prefetch}")
@@ -202,7 +202,7 @@ def _row(phase: PhaseReport) -> tuple[str, ...]:
     )
 
 
-def _run_lengths(moves: tuple[str, ...]) -> str:
+def run_lengths(moves: tuple[str, ...]) -> str:
     """``3 x merge:2, full, 7 x full+cond``."""
     runs = [(label, len(list(group))) for label, group in groupby(moves)]
     return ", ".join(label if count == 1 else f"{count} x {label}" for label, count in runs) or "none"

@@ -110,7 +110,7 @@ class Expansion(Strategy):
 
 
 class SelfDuplicate(Expansion):
-    """Repeats each kept frame at the switch, the source's basic completion.
+    """Computes every other frame as a shorter clip; repeats each at the expert switch. The source's basic completion.
 
     Args:
         noise: see `Expansion`.
@@ -121,7 +121,7 @@ class SelfDuplicate(Expansion):
 
 
 class PreviousOdd(Expansion):
-    """Copies each odd frame to the even one after it, the source's improved completion.
+    """As self-duplicate, by copying each odd frame to the even one after it. The source's improved completion.
 
     Args:
         noise: see `Expansion`.

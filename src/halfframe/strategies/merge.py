@@ -12,7 +12,9 @@ __all__ = ["Merge"]
 
 
 class Merge(Interleave):
-    """With stride 2, frames 0 and 1, 2 and 3, ... at one step, frames 1 and 2, 3 and 4, ... at the next.
+    """Computes means of neighbouring frames, other ones at each step; all frames are interpolated from them.
+
+    With stride 2, frames 0 and 1, 2 and 3, ... at one step, frames 1 and 2, 3 and 4, ... at the next.
 
     Where frames are skipped, the expert never sees their noise. A mean of two frames has half the variance of their
     noise; to the expert it is a frame at a lower noise level, at a time between theirs (`FrameMap`). What it shows is

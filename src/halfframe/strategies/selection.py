@@ -12,7 +12,7 @@ __all__ = ["Interleave", "Interpolate", "OwnNoise"]
 
 
 class Interpolate(Windowed):
-    """The same frames are computed at every step; what the others show is linear in time between them."""
+    """Computes the same frames at every step; what the others show is interpolated between them."""
 
     name = "interpolate"
     between: ClassVar[Between] = "linear"
@@ -33,14 +33,14 @@ class Interpolate(Windowed):
 
 
 class OwnNoise(Interpolate):
-    """Duplicates what frames show, not their noise: a frame shows what the computed one before it does."""
+    """Computes the same frames at every step; the others show what the one before them does, under their own noise."""
 
     name = "own-noise"
     between = "hold"
 
 
 class Interleave(Interpolate):
-    """The computed frames change from step to step, so that every frame has its turn; the others are interpolated.
+    """Computes other frames at each step, so that every frame has its turn; what the others show is interpolated.
 
     With stride 2, even frames at one step and frame 0 with the odd ones at the next.
     """
