@@ -97,7 +97,9 @@ def official_latents(
 ) -> Tensor:
     """Final latents ``(16, F, h, w)`` of the official loop over `sigmas`, the first `high_steps` on the one expert."""
     solver = type("Solver", (EulerSolver,), {"table": sigmas.float()})
-    boundary = float(sigmas[high_steps - 1] + sigmas[high_steps]) / 2
+    boundary = pipe.boundary
+    if not sigmas[high_steps - 1] >= boundary > sigmas[high_steps]:
+        boundary = float(sigmas[high_steps - 1] + sigmas[high_steps]) / 2
     seen: list[Tensor] = []
 
     def decode(latents: list[Tensor]) -> list[Tensor]:

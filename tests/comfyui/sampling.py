@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import types
 from typing import Any
 
 import torch
@@ -17,6 +18,11 @@ SEED = 7
 
 def call(cls: Any, **inputs: Any) -> tuple[Any, ...]:
     """The outputs of a node of either kind of ComfyUI's interface."""
+    with torch.inference_mode():  # as its executor has it
+        return _call(cls, inputs)
+
+
+def _call(cls: Any, inputs: dict[str, Any]) -> tuple[Any, ...]:
     result = getattr(cls() if inspect.isfunction(getattr(cls, cls.FUNCTION)) else cls, cls.FUNCTION)(**inputs)
     if inspect.iscoroutine(result):
         result = asyncio.run(result)
@@ -102,17 +108,23 @@ def custom(
     cfg: float = 3.5,
     sampler: str = "euler",
     seed: int | None = SEED,
+    noise: Tensor | None = None,
     conditions: tuple[list[Any], list[Any]] | None = None,
 ) -> dict[str, Tensor]:
-    """*SamplerCustomAdvanced* with *CFGGuider*; ``seed=None`` is *DisableNoise*."""
+    """*SamplerCustomAdvanced* with *CFGGuider*; ``seed=None`` is *DisableNoise*, `noise` is taken as it is."""
     nodes = load().nodes_custom_sampler
     positive, negative = conditions or experts.conditions()
-    noise = call(nodes.DisableNoise) if seed is None else call(nodes.RandomNoise, noise_seed=seed)
+    if noise is not None:
+        source: Any = types.SimpleNamespace(seed=seed, generate_noise=lambda _: noise)
+    elif seed is None:
+        (source,) = call(nodes.DisableNoise)
+    else:
+        (source,) = call(nodes.RandomNoise, noise_seed=seed)
     guider = call(nodes.CFGGuider, model=model, positive=positive, negative=negative, cfg=cfg)
     (method,) = call(nodes.KSamplerSelect, sampler_name=sampler)
     out, _ = call(
         nodes.SamplerCustomAdvanced,
-        noise=noise[0],
+        noise=source,
         guider=guider[0],
         sampler=method,
         sigmas=sigmas,
