@@ -1,4 +1,4 @@
-"""halfframe: Wan2.2's high-noise expert on half the latent frames, on an install that stays as it is.
+"""halfframe: faster Wan2.2, whose high-noise expert computes part of the latent frames, on an install that stays as it is.
 
 with halfframe.enabled(pipe) as run:
     video = pipe.generate(prompt, frame_num=81)
@@ -8,8 +8,7 @@ print(run.report)
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
-from halfframe.context import DEFAULT_STRATEGY, EnabledPipe, enabled
-from halfframe.diagnosis import Diagnosis, doctor
+from halfframe.enabled import EnabledPipe, disable, enable, enabled
 from halfframe.errors import (
     HalfframeError,
     HalfframeWarning,
@@ -18,13 +17,25 @@ from halfframe.errors import (
     StrategyError,
     UnsupportedPipelineError,
 )
-from halfframe.events import Boundary, ExpertCall
-from halfframe.hookspecs import hookimpl, hookspec
-from halfframe.planning import Plan, plan
-from halfframe.plugins import StrategyInfo, strategies
-from halfframe.report import PhaseReport, Report
-from halfframe.strategies.base import Allocation, Expansion, Step, Strategy
-from halfframe.strategies.mixture import Mixture
+from halfframe.hosts.doctor import Diagnosis, doctor
+from halfframe.plan import Plan, plan
+from halfframe.plugins.spec import hookimpl, hookspec
+from halfframe.plugins.strategies import DEFAULT_STRATEGY, StrategyInfo, strategies
+from halfframe.report.report import PhaseReport, Report
+from halfframe.sampling.events import Boundary, ExpertCall
+from halfframe.sampling.frame_map import FrameMap
+from halfframe.sampling.guidance import Guidance
+from halfframe.sampling.strategy import Allocation, Reuse, Step, Strategy
+from halfframe.strategies import (
+    Expansion,
+    Interleave,
+    Interpolate,
+    Merge,
+    OwnNoise,
+    PreviousOdd,
+    Recipe,
+    SelfDuplicate,
+)
 
 try:
     __version__ = _version("halfframe")
@@ -39,21 +50,32 @@ __all__ = [
     "EnabledPipe",
     "Expansion",
     "ExpertCall",
+    "FrameMap",
+    "Guidance",
     "HalfframeError",
     "HalfframeWarning",
-    "Mixture",
+    "Interleave",
+    "Interpolate",
+    "Merge",
     "OptionError",
+    "OwnNoise",
     "PhaseReport",
     "Plan",
     "PluginError",
+    "PreviousOdd",
+    "Recipe",
     "Report",
+    "Reuse",
+    "SelfDuplicate",
     "Step",
     "Strategy",
     "StrategyError",
     "StrategyInfo",
     "UnsupportedPipelineError",
     "__version__",
+    "disable",
     "doctor",
+    "enable",
     "enabled",
     "hookimpl",
     "hookspec",

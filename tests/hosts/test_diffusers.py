@@ -21,6 +21,7 @@ import halfframe
 from halfframe.testing import tiny_diffusers_i2v, tiny_diffusers_t2v
 
 from ..helpers_diffusers import PROMPT, SCHEDULERS, Seen, half_frame_latents, picture, run, seeded, state
+from .plain_loop import diffusers_parts, plain_loop
 
 PIPES: dict[str, Callable[..., Any]] = {"t2v": tiny_diffusers_t2v, "i2v": tiny_diffusers_i2v}
 EXPERTS = ("transformer", "transformer_2")
@@ -46,22 +47,18 @@ def pipe(request: pytest.FixtureRequest) -> Any:
 
 
 def close(seen: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(seen, expected, rtol=0, atol=2e-5)  # the random experts amplify float32's rounding
 
 
 STRATEGIES = ["self-duplicate", halfframe.DEFAULT_STRATEGY]
 
 
 def halved_latents(pipe: Any, strategy: str) -> Tensor:
-    """What `pipe` must make of `ARGS`: the reference loop's latents, or those of a pipeline that nobody disturbs."""
+    """What `pipe` must make of `ARGS`: a reference loop's latents."""
     if strategy == "self-duplicate":
         return half_frame_latents(pipe)
-    undisturbed = type(pipe)(**copy.deepcopy(pipe.components), boundary_ratio=pipe.config.boundary_ratio)
-    undisturbed.set_progress_bar_config(disable=True)
-    with halfframe.enabled(undisturbed, strategy):
-        latents = run(undisturbed)
-    assert not torch.equal(latents, run(undisturbed))
-    return latents
+    image = {"image": picture()} if pipe.transformer.config.in_channels == 36 else {}
+    return plain_loop(diffusers_parts(pipe, [PROMPT], num_frames=17, steps=8, **image), strategy)
 
 
 class Alternating(halfframe.Strategy):
@@ -641,9 +638,7 @@ def test_compiled_experts(t2v: Any, how: Callable[[Any], None]) -> None:
 
 @pytest.mark.parametrize("how", [compiled_by_wrapping, compiled_in_place, compiled_by_block])
 def test_compiled_experts_see_true_positions(t2v: Any, how: Callable[[Any], None]) -> None:
-    plain = run(t2v)
-    with halfframe.enabled(t2v, "interleave"):
-        expected = run(t2v)
+    plain, expected = run(t2v), halved_latents(t2v, "interleave")
     with halfframe.enabled(t2v, "interleave", positions="contiguous"):
         assert not torch.equal(run(t2v), expected)
     torch._dynamo.reset()

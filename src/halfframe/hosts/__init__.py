@@ -7,26 +7,17 @@ from collections.abc import Sequence
 import pluggy
 
 from halfframe.errors import UnsupportedPipelineError
-from halfframe.hookspecs import hookimpl
-from halfframe.hosts.base import HostAdapter, HostDiagnosis, StartRun, patch_solver
-from halfframe.hosts.diffusers_wan import DiffusersWan
-from halfframe.hosts.wan_official import WanOfficial
+from halfframe.hosts.base import HostAdapter, HostDiagnosis, Serve, patch_scheduler
+from halfframe.hosts.diffusers import DiffusersWan
+from halfframe.hosts.wan import WanOfficial
 
-__all__ = ["BuiltinHosts", "HostAdapter", "HostDiagnosis", "StartRun", "find_host", "installed_hosts", "patch_solver"]
-
-
-class BuiltinHosts:
-    """The hosts that come with halfframe, registered as any plugin's are."""
-
-    @hookimpl(trylast=True)
-    def halfframe_hosts(self) -> Sequence[HostAdapter]:
-        """The built-in adapters."""
-        return (WanOfficial(), DiffusersWan())
+__all__ = ["HostAdapter", "HostDiagnosis", "Serve", "find_host", "installed_hosts", "patch_scheduler"]
 
 
-def installed_hosts(manager: pluggy.PluginManager) -> tuple[HostAdapter, ...]:
-    """Every adapter that `manager`'s plugins bring, third parties' first."""
-    return tuple(adapter for adapters in manager.hook.halfframe_hosts() for adapter in adapters)
+def installed_hosts(manager: pluggy.PluginManager) -> Sequence[HostAdapter]:
+    """Every adapter: those that `manager`'s plugins bring, then the built-in ones."""
+    brought = [adapter for adapters in manager.hook.halfframe_hosts() for adapter in adapters]
+    return [*brought, WanOfficial(), DiffusersWan()]
 
 
 def find_host(pipe: object, manager: pluggy.PluginManager) -> HostAdapter:
@@ -40,8 +31,10 @@ def find_host(pipe: object, manager: pluggy.PluginManager) -> HostAdapter:
         if adapter.recognises(pipe):
             reason = adapter.refusal(pipe)
             if reason:
-                raise UnsupportedPipelineError(f"{type(pipe).__name__} cannot be halved: {reason}")
+                raise UnsupportedPipelineError(f"{type(pipe).__name__} cannot be made faster: {reason}")
             return adapter
+    if isinstance(pipe, str):
+        raise UnsupportedPipelineError(f"{pipe!r} is a name; load the pipeline first, then pass the pipeline object.")
     raise UnsupportedPipelineError(
         f"{type(pipe).__name__} is no pipeline that halfframe knows; needed: "
         + " or ".join(adapter.serves for adapter in adapters)

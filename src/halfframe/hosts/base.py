@@ -1,21 +1,22 @@
-"""What a host adapter is, and the one wrapper that every host's solver gets."""
+"""What a host adapter is, and the one wrapper that every host's scheduler gets."""
 
 from __future__ import annotations
 
-import copyreg
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from halfframe.patching import Patches
-from halfframe.run import SamplingRun
-from halfframe.seams import HostFacts
+from halfframe.hosts.patching import Patches
+from halfframe.sampling.run import SamplingRun
+from halfframe.sampling.host import HostFacts
 
-__all__ = ["HostAdapter", "HostDiagnosis", "StartRun", "patch_solver", "same_named_subclass"]
+__all__ = ["HostAdapter", "HostDiagnosis", "Serve", "patch_scheduler"]
 
-StartRun = Callable[[HostFacts], AbstractContextManager[SamplingRun]]
-"""Starts a run; leaving it normally finishes the run and files its report, leaving it by an exception drops it."""
+Serve = Callable[[HostFacts, Callable[[SamplingRun, Patches], Any]], Any]
+"""Serves one run: ``serve(facts, body)`` calls ``body(run, patches)``, which runs the host's loop, and returns its result.
+
+The patches are undone when the body ends. The report is filed if it ends normally.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,46 +61,27 @@ class HostAdapter(Protocol):
         """What of this host is installed here, for `halfframe.doctor`; an adapter may do without."""
         ...
 
-    def preload_refusal(self, pipe: Any) -> str | None:
-        """Why experts of `pipe` cannot be preloaded; None if they can. An adapter may do without, and then cannot.
+    def prefetch_refusal(self, pipe: Any) -> str | None:
+        """Why experts of `pipe` cannot be prefetched; None if they can. An adapter may do without, and then cannot.
 
-        A run that `SamplingRun.wants_preload` is told the outcome with `SamplingRun.preloaded`.
+        A run that `SamplingRun.wants_prefetch` is told the outcome as `SamplingRun.prefetched`.
         """
         ...
 
-    def attach(self, pipe: Any, patches: Patches, start: StartRun) -> None:
-        """Patch `pipe` so that each of its runs is started with `start` and goes through the run's seams."""
+    def attach(self, pipe: Any, patches: Patches, serve: Serve) -> None:
+        """Patch `pipe` so that each of its runs is served by `serve` and goes through the run's seams."""
         ...
 
 
-def _new_instance(cls: Any, *arguments: Any) -> Any:
-    return cls.__new__(cls, *arguments)
+def patch_scheduler(
+    scheduler: Any, run: SamplingRun, patches: Patches, after: Callable[[], None] = lambda: None
+) -> None:
+    """Put `run` in front of ``scheduler.step``, until `patches` are undone; `after` is called after each step."""
 
+    def step(original: Any, _: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        result = run.scheduler_step(original, model_output, timestep, sample, *args, **kwargs)
+        after()
+        return result
 
-def same_named_subclass(cls: type, methods: dict[str, Any]) -> type:
-    """A subclass of `cls` that shows itself as `cls`, with `methods`; its instances are copied and pickled as `cls`."""
-
-    plain: Any = cls
-
-    def reduce_ex(obj: Any, protocol: Any) -> Any:
-        reduced = plain.__reduce_ex__(obj, protocol)
-        if isinstance(reduced, str) or reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
-            return reduced
-        _, (_, *arguments), *rest = reduced
-        return (_new_instance, (plain, *arguments), *rest)  # pickle takes __newobj__ with the object's own class only
-
-    metaclass: Any = type(cls)
-    shown = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
-    result: type = metaclass(cls.__name__, (cls,), {**shown, "__reduce_ex__": reduce_ex, **methods})
-    return result
-
-
-def patch_solver(solver: Any, run: SamplingRun, patches: Patches) -> None:
-    """Put `run` in front of ``solver.step``, until `patches` are undone."""
-    original = solver.step
-
-    def step(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
-        return run.solver_step(original, model_output, timestep, sample, *args, **kwargs)
-
-    patches.set(solver, "step", step)
-    run.attach_solver(solver)
+    patches.methods(scheduler, {"step": step})
+    run.attach(scheduler)

@@ -1,4 +1,5 @@
-"""Where the official package's experts are: its own moves between host and device, served by `halfframe.preload`.
+"""Where the official package's experts are: its own moves between host and device, served by
+`halfframe.offload.prefetch`.
 
 Upstream moves an expert with ``to('cpu')``, ``cpu()`` and ``to(self.device)``, and asks ``next(model.parameters())``
 where it is. For a run those methods are patched on the two modules; any other use of them is the modules' own.
@@ -13,12 +14,13 @@ from typing import Any
 
 import torch
 
-from halfframe.accelerator import Accelerator, CudaAccelerator
-from halfframe.patching import Patches
-from halfframe.preload import Outcome, Preload
-from halfframe.residency import why_not
-from halfframe.run import SamplingRun
-from halfframe.strategies.base import Expert, Step
+from halfframe.offload.accelerator import Accelerator, CudaAccelerator
+from halfframe.hosts.patching import Patches
+from halfframe.offload.prefetch import Prefetch
+from halfframe.offload.residency import why_not
+from halfframe.sampling.host import PrefetchOutcome
+from halfframe.sampling.run import SamplingRun
+from halfframe.sampling.strategy import Expert, Step
 
 __all__ = ["ExpertPlacement"]
 
@@ -28,53 +30,51 @@ def _accelerator_of(device: torch.device) -> Accelerator | None:
 
 
 class ExpertPlacement:
-    """A pipeline's `Preload`, from its first run that asks for one until `close`.
+    """A pipeline's `Prefetch`, from its first run that asks for one until `close`.
 
     Args:
-        pipe: the pipeline.
         experts: attribute names of its experts.
     """
 
-    def __init__(self, pipe: Any, experts: Mapping[str, Expert]) -> None:
-        self._pipe = pipe
+    def __init__(self, experts: Mapping[str, Expert]) -> None:
         self._names = dict(experts)
-        self._preload: Preload | None = None
+        self._prefetch: Prefetch | None = None
         self._active = False
         self._serving = False
         self._closed = False
 
     @contextmanager
-    def serve(self, run: SamplingRun, local: Patches) -> Iterator[None]:
+    def serve(self, pipe: Any, run: SamplingRun, local: Patches) -> Iterator[None]:
         """Serve `run`, if it asks for it; tells it the outcome."""
-        if not run.wants_preload:
+        if not run.wants_prefetch:
             yield
             return
-        preload, reason = self._ready()
-        if preload is None:
-            run.preloaded(Outcome(f"off: {reason}", warn=True))
+        prefetch, reason = self._ready(pipe)
+        if prefetch is None:
+            run.prefetched = PrefetchOutcome(f"off: {reason}", warn=True)
             yield
             return
         self._serving = self._active = True
         failed = True
         try:
-            preload.begin()
+            prefetch.begin()
             for name, expert in self._names.items():
-                _patch_moves(getattr(self._pipe, name), expert, preload, local)
+                _patch_moves(getattr(pipe, name), expert, prefetch, local)
             yield
             failed = False
         finally:
             self._active = False
             try:
-                run.preloaded(preload.end(failed=failed))
+                run.prefetched = prefetch.end(failed=failed)
             finally:
                 self._serving = False
                 if self._closed:
                     self._release()
 
     def after_forward(self, step: Step, run: SamplingRun) -> None:
-        """A forward of an expert was launched."""
-        if self._active and self._preload is not None:
-            self._preload.after_forward(step, run.at_its_largest)
+        """A forward pass of an expert was launched."""
+        if self._active and self._prefetch is not None:
+            self._prefetch.after_forward(step, run.at_its_largest)
 
     def close(self) -> None:
         """Let go of everything; while a run goes on, once it ends."""
@@ -82,45 +82,45 @@ class ExpertPlacement:
         if not self._serving:
             self._release()
 
-    def _ready(self) -> tuple[Preload | None, str]:
-        modules = {expert: getattr(self._pipe, name) for name, expert in self._names.items()}
-        if self._preload is not None and not self._preload.serves(modules):
+    def _ready(self, pipe: Any) -> tuple[Prefetch | None, str]:
+        modules = {expert: getattr(pipe, name) for name, expert in self._names.items()}
+        if self._prefetch is not None and not self._prefetch.serves(modules):
             self._release()
         reasons = (
             f"the {expert}-noise expert's {why}" for expert, module in modules.items() if (why := why_not(module))
         )
         reason = next(reasons, "")
-        if not reason and self._preload is None:
-            accelerator = _accelerator_of(torch.device(self._pipe.device))
+        if not reason and self._prefetch is None:
+            accelerator = _accelerator_of(torch.device(pipe.device))
             if accelerator is None:
-                reason = f"the pipeline is on {self._pipe.device}, so there is no device memory to bring experts into"
+                reason = f"the pipeline is on {pipe.device}, so there is no device memory to bring experts into"
             else:
-                self._preload = Preload(modules, accelerator)
-        return (None if reason else self._preload), reason
+                self._prefetch = Prefetch(modules, accelerator)
+        return (None if reason else self._prefetch), reason
 
     def _release(self) -> None:
-        preload, self._preload = self._preload, None
-        if preload is not None:
-            preload.close()
+        prefetch, self._prefetch = self._prefetch, None
+        if prefetch is not None:
+            prefetch.close()
 
 
-def _patch_moves(module: Any, expert: Expert, preload: Preload, local: Patches) -> None:
+def _patch_moves(module: Any, expert: Expert, prefetch: Prefetch, local: Patches) -> None:
     original_to, original_cpu = module.to, module.cpu
 
     def to(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self is not module:  # a copy that was made meanwhile
             return type(self).to(self, *args, **kwargs)
         device = _only_device(args, kwargs) if local.active else None
-        if device is not None and device.type == "cpu" and preload.leave(expert):
+        if device is not None and device.type == "cpu" and prefetch.leave(expert):
             return self
-        if device == preload.accelerator.device and preload.enter(expert):
+        if device == prefetch.accelerator.device and prefetch.enter(expert):
             return self
         return original_to(*args, **kwargs)
 
     def cpu(self: Any) -> Any:
         if self is not module:
             return type(self).cpu(self)
-        return self if local.active and preload.leave(expert) else original_cpu()
+        return self if local.active and prefetch.leave(expert) else original_cpu()
 
     # Bound methods, so that a deep copy of the module gets them bound to itself.
     local.set(module, "to", MethodType(to, module))

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from torch import Tensor
-
-from halfframe import frames
-from halfframe.strategies.base import Step
-from halfframe.strategies.interleave import Interleave
-from halfframe.strategies.mixture import Mixture
+from halfframe.sampling.frame_map import FrameMap
+from halfframe.sampling.strategy import Step
+from halfframe.strategies.selection import Interleave
 
 __all__ = ["Merge"]
 
@@ -18,67 +14,41 @@ __all__ = ["Merge"]
 class Merge(Interleave):
     """With stride 2, frames 0 and 1, 2 and 3, ... at one step, frames 1 and 2, 3 and 4, ... at the next.
 
-    Where frames are left out, what their noise would have said of the clip is lost to the expert. A mean of two has
-    half the variance of their noise, and is to the expert a frame of a clip at a lower noise level, at a time between
-    theirs (see `halfframe.strategies.mixture.Mixture`). What it shows is interpolated to all frames.
+    Where frames are skipped, the expert never sees their noise. A mean of two frames has half the variance of their
+    noise; to the expert it is a frame at a lower noise level, at a time between theirs (`FrameMap`). What it shows is
+    interpolated to all frames.
 
     A mean whose noise level would be under the boundary, where the high-noise expert was never trained, is weighted
     towards the first of its frames, so that it is at the boundary. Right before the switch that leaves the one frame,
-    as `halfframe.strategies.interleave.Interleave` has it.
+    as `Interleave` has it.
 
-    Where conditions go with the frames, in image-to-video, there are no means, because a mean of conditions is none
-    that an expert knows: such a clip is made as `Interleave` makes it.
+    In image-to-video it is `Interleave`: no expert knows a mean of conditions.
     """
 
     name = "merge"
 
-    def select(self, step: Step) -> Sequence[int] | None:
-        """The first frame of each mean."""
-        if step.conditioned:
-            return super().select(step)
-        if self.stride == 1 or step.sigma <= 0 or not self._in_window(step):
-            return None
-        count, stride = step.num_frames, self.stride
-        last = max(0, count - stride)
-        starts = sorted({0, *range((step.index - self.full_start) % stride, last + 1, stride), last})
-        return None if len(starts) == count else starts
-
-    def mixture(self, step: Step) -> Mixture | None:
+    def frame_map(self, step: Step) -> FrameMap:
         """Means of `stride` frames each; the outermost ones overlap with their neighbours."""
-        starts = None if step.conditioned else self.select(step)
-        if starts is None:
-            return None
-        size = min(self.stride, step.num_frames)
+        if step.conditioned or step.conditioning_frames:
+            return self._selected(step, Interleave.name)
+        count = step.num_frames
+        size = min(self.stride, count)
+        last = count - size
+        starts = sorted({0, *range(self.offset(step), last + 1, self.stride), last})
         first = _weight_of_the_first(size, _least_noise(step))
         others = (1 - first) / (size - 1)
-        ahead = others * size * (size - 1) / 2  # how far the middle of the weights is behind the first frame
         rows = [
-            tuple(
+            [
                 first if position == start else others if start < position < start + size else 0.0
-                for position in range(step.num_frames)
-            )
+                for position in range(count)
+            ]
             for start in starts
         ]
-        contiguous = self.positions == "contiguous"
-        return Mixture(tuple(rows), tuple(float(k) if contiguous else start + ahead for k, start in enumerate(starts)))
-
-    def fill(self, prediction: Tensor, kept: Sequence[int], step: Step, forward: int, latents: Tensor) -> Tensor:
-        """Velocity of all frames, none of which was computed as it is.
-
-        What the means show is linear between their places in time, and held beyond the outermost.
-        """
-        mixture = self.mixture(step)
-        if mixture is None:
-            return super().fill(prediction, kept, step, forward, latents)
-        x = latents.float()
-        x0 = mixture.of(x, step.sigma) - mixture.sigma(step.sigma) * prediction.float()
-        places = [math.fsum(w * position for position, w in enumerate(row)) for row in mixture.weights]
-        shown = frames.interpolate_at(x0, places, step.num_frames)
-        return ((x - shown) / step.sigma).to(prediction.dtype)
+        return FrameMap.mean(rows, positions=self.positions, label=f"merge:{self.stride}")
 
 
 def _least_noise(step: Step) -> float:
-    """How much of a frame's noise a mean must keep (`Mixture.noise`) to be on the side of its expert; 0 for any."""
+    """How much of a frame's noise a mean must keep (`FrameMap.noise`) to be on the side of its expert; 0 for any."""
     bound = step.boundary / 1000 if step.expert == "high" else 0.0
     if bound >= 1:
         return 1.0

@@ -1,0 +1,166 @@
+"""Temporal positions of the kept frames, in the hosts' rotary embeddings (RoPE).
+
+A host numbers the frames of what it is given 0, 1, 2, ... These put others in their place for one call of an expert.
+In both hosts the first ``D - 2 (D // 3)`` columns of a table of D belong to time, and its rows are positions. A place
+between two rows is where the one is turned towards the other, which is what the formula of the table gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import MethodType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from halfframe.errors import HalfframeError
+from halfframe.hosts.calls import intercept, is_compiled
+from halfframe.sampling import frames
+
+__all__ = ["diffusers_positions", "official_positions"]
+
+_locks: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def official_positions(model: Any, positions: Sequence[float] | None) -> Iterator[Any]:
+    """What to call in place of an official ``WanModel`` so that frames are placed at `positions`; None: the model.
+
+    That is a twin of the model with a table of its own: same weights, same submodules. A model that is wrapped (FSDP,
+    torch.compile) or whose forward was replaced has no such twin; there the table is exchanged for the while, and
+    another thread must not call the same model.
+    """
+    if positions is None:
+        yield model
+        return
+    owner = next((module for module in model.modules() if isinstance(vars(module).get("freqs"), Tensor)), None)
+    if owner is None:
+        raise _unknown(model)
+    twin = _twin(owner) if owner is model else None
+    if twin is not None:
+        twin.freqs = _complex_table(owner.freqs, positions)
+        yield twin
+        return
+    with _lock(owner):
+        original = owner.freqs
+        try:
+            owner.freqs = _complex_table(original, positions)
+            yield model
+        finally:
+            owner.freqs = original
+
+
+def _twin(module: Any) -> Any:
+    """A second object over the parts of `module`; None if what runs its call is not the method of its own."""
+    own = vars(module)
+    forward = own.get("forward")
+    if is_compiled(module) or not (forward is None or getattr(forward, "__self__", None) is module):
+        return None
+    twin = object.__new__(type(module))
+    vars(twin).update(own)
+    if forward is not None:  # as Ulysses has it
+        vars(twin)["forward"] = MethodType(forward.__func__, twin)
+    return twin
+
+
+def _lock(module: torch.nn.Module) -> threading.RLock:
+    return _locks.setdefault(module, threading.RLock())
+
+
+@contextlib.contextmanager
+def diffusers_positions(module: Any, positions: Sequence[float] | None, compiled: bool) -> Iterator[None]:
+    """Have a diffusers ``WanTransformer3DModel`` place frames at `positions` in this thread; None: as ever.
+
+    The embedding's call is taken over for the thread. In a compiled module that would not be seen, and under context
+    parallelism the embedding answers with one rank's tokens only: there its tables are edited for the while, and other
+    threads must not call the same module.
+
+    Args:
+        module: the transformer, out of torch.compile's wrapper.
+        positions: one per frame.
+        compiled: whether the module's call is compiled as a whole.
+    """
+    if positions is None:
+        yield
+        return
+    rope = getattr(module, "rope", None)
+    if not isinstance(rope, torch.nn.Module):
+        raise _unknown(module)
+    if compiled or getattr(module, "_parallel_config", None) is not None:
+        with _edited_tables(rope, positions):
+            yield
+        return
+
+    def around(original: Callable[..., Any], kwargs: dict[str, Any], args: tuple[Any, ...]) -> Any:
+        (hidden_states,) = (*args, *kwargs.values())
+        count = math.ceil(positions[-1]) + 1
+        span = hidden_states[:, :, :1].expand(-1, -1, count, -1, -1)  # its shape is all that counts
+        cos, sin = original(span)
+        batch, _, *rest = cos.shape
+        cos, sin = (table.reshape(batch, count, -1, *rest).transpose(0, 1) for table in (cos, sin))
+        return tuple(table.transpose(0, 1).reshape(batch, -1, *rest) for table in _placed(cos, sin, positions))
+
+    undo = intercept(rope, around)
+    try:
+        yield
+    finally:
+        undo()
+
+
+@contextlib.contextmanager
+def _edited_tables(rope: torch.nn.Module, positions: Sequence[float]) -> Iterator[None]:
+    named = dict(rope.named_buffers())
+    cos, sin = named.get("freqs_cos"), named.get("freqs_sin")
+    if cos is None or sin is None or cos.ndim != 2:
+        raise _unknown(rope)
+    with _lock(rope):
+        originals = cos.clone(), sin.clone()
+        try:
+            time = _time_columns(cos)
+            for table, placed in zip((cos, sin), _placed(cos[:, :time], sin[:, :time], positions), strict=True):
+                table[: len(positions), :time] = placed
+            yield
+        finally:
+            for table, original in zip((cos, sin), originals, strict=True):
+                table.copy_(original)
+
+
+def _complex_table(table: Tensor, positions: Sequence[float]) -> Tensor:
+    """A copy of a table ``(rows, D)`` of complex rotations whose first rows are, in time, those at `positions`."""
+    result = table.clone()
+    time = _time_columns(table)
+    cos, sin = _placed(table[:, :time].real, table[:, :time].imag, positions)
+    result[: len(positions), :time] = torch.complex(cos, sin)
+    return result
+
+
+def _time_columns(table: Tensor) -> int:
+    columns = table.shape[1]
+    return columns - 2 * (columns // 3)
+
+
+def _placed(cos: Tensor, sin: Tensor, positions: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Cosines and sines ``(len(positions), ...)`` at `positions`, of tables ``(rows, ...)``."""
+    below, above = ([whole(position) for position in positions] for whole in (math.floor, math.ceil))
+    frames.check_indices(below if below == above else sorted({*below, *above}), len(cos))
+    c, s = cos[below], sin[below]
+    if below == above:
+        return c, s
+    c_above, s_above = cos[above], sin[above]
+    share = [position - row for position, row in zip(positions, below, strict=True)]
+    part = torch.tensor(share, dtype=cos.dtype, device=cos.device).reshape(-1, *[1] * (cos.ndim - 1))
+    turn = part * torch.atan2(s_above * c - c_above * s, c_above * c + s_above * s)
+    return c * turn.cos() - s * turn.sin(), s * turn.cos() + c * turn.sin()
+
+
+def _unknown(model: object) -> HalfframeError:
+    return HalfframeError(
+        f"{type(model).__name__} has no table of rotary embeddings that halfframe knows, so kept frames cannot have "
+        "their true positions; use a strategy with contiguous positions (positions='contiguous'), or a supported "
+        "version (see the README)."
+    )

@@ -1,0 +1,78 @@
+"""The options of `halfframe.enabled`, checked: every other way to switch halfframe on goes through here too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+from halfframe.errors import OptionError
+from halfframe.plugins.manager import hook_manager
+from halfframe.plugins.strategies import DEFAULT_STRATEGY, StrategyLike, resolve_strategy
+from halfframe.sampling.guidance import Guidance, GuidancePlan
+from halfframe.sampling.strategy import Strategy
+from halfframe.strategies.recipe import Recipe
+
+__all__ = ["Configuration", "configure", "guidance_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What a user asked for.
+
+    Attributes:
+        strategy: decides what is computed.
+        guidance: decides which steps compute the unconditional pass.
+        hooks: of the plugins.
+        prefetch: whether the low-noise expert is brought in early.
+        measure: whether forward passes are timed.
+    """
+
+    strategy: Strategy
+    guidance: GuidancePlan
+    hooks: pluggy.PluginManager
+    prefetch: bool = False
+    measure: bool = False
+
+    def __str__(self) -> str:
+        parts = [str(self.strategy)]
+        if self.guidance and self.guidance is not self.strategy:
+            parts.append(str(self.guidance))
+        parts += [name for name in ("prefetch", "measure") if getattr(self, name)]
+        return ", ".join(parts)
+
+
+def configure(
+    strategy: StrategyLike = DEFAULT_STRATEGY,
+    *,
+    guidance: Guidance | None = None,
+    prefetch: bool = False,
+    measure: bool = False,
+    plugins: Iterable[object] = (),
+    **options: Any,
+) -> Configuration:
+    """Check the options of `halfframe.enabled`, all but the pipeline; raises as it does."""
+    for name, value in (("prefetch", prefetch), ("measure", measure)):
+        if not isinstance(value, bool):
+            raise OptionError(f"{name} must be True or False, got {value!r}.")
+    if not isinstance(plugins, Iterable):
+        raise OptionError(f"plugins must be a list of plugins, got {plugins!r}; give plugins=[plugin].")
+    resolved = resolve_strategy(strategy, options)
+    return Configuration(resolved, guidance_of(resolved, guidance), hook_manager(plugins), prefetch, measure)
+
+
+def guidance_of(strategy: Strategy, guidance: Guidance | None) -> GuidancePlan:
+    """The guidance that goes with `strategy`: a recipe brings its own.
+
+    Raises:
+        OptionError: `guidance` is none, or is given beside a recipe's.
+    """
+    if guidance is not None and not isinstance(guidance, Guidance):
+        raise OptionError(f"guidance must be a halfframe.Guidance, got {guidance!r}; give Guidance(skip_last=5).")
+    if isinstance(strategy, Recipe):
+        if guidance:
+            raise OptionError(f"{strategy} says for each step what becomes of guidance; leave out guidance={guidance}.")
+        return strategy
+    return guidance or Guidance()

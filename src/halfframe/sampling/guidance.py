@@ -1,0 +1,126 @@
+"""Classifier-free guidance without its unconditional forward pass.
+
+With scale s, the guided velocity is ``u + s (c - u)`` of a conditional prediction c and an unconditional one u. Where u
+is not computed, what stands in for it makes the host's own formula give
+
+- ``c`` (``"conditional"``): u := c;
+- ``c + (s - 1) d`` (``"delta"``): u := c - d, with d = c - u of the last step that computed both.
+
+Source: CFG truncation, as combined with half-frame generation for Wan2.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from halfframe.errors import OptionError, is_count, one_of
+from halfframe.sampling.strategy import Expert, Step
+
+__all__ = ["Guidance", "GuidanceMode", "GuidancePlan", "GuidanceRule", "GuidanceState"]
+
+GuidanceMode = Literal["conditional", "delta"]
+GuidanceRule = Literal["both", "conditional", "delta", "delta if known"]
+"""What a step computes; ``"delta"`` falls back on ``"conditional"``, ``"delta if known"`` on ``"both"``."""
+
+
+class GuidancePlan(Protocol):
+    """Says for each step whether the unconditional pass is computed."""
+
+    def __bool__(self) -> bool:
+        """Whether any step may go without."""
+        ...
+
+    def at(self, step: Step) -> GuidanceRule:
+        """The rule for `step`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """Skips the unconditional forward pass on some steps.
+
+    Attributes:
+        skip_last: skips it on the last N steps of the schedule.
+        skip_last_high: skips it on the last N steps of the high-noise expert.
+        every: of the other steps, computes it on each expert's first and every N-th after it; between them the last
+            guidance difference stands in. 1 computes it on all.
+        mode: what the prediction is on the last steps: ``"conditional"``, or ``"delta"``, which reuses the last
+            guidance difference of the same expert if there is one.
+
+    Raises:
+        OptionError: a count that is too small or no integer, or an unknown mode.
+    """
+
+    skip_last: int = 0
+    skip_last_high: int = 0
+    every: int = 1
+    mode: GuidanceMode = "conditional"
+
+    def __post_init__(self) -> None:
+        for name, least in (("skip_last", 0), ("skip_last_high", 0), ("every", 1)):
+            if not is_count(getattr(self, name), least):
+                raise OptionError(f"Guidance: {name} must be an integer >= {least}, got {getattr(self, name)!r}.")
+        one_of("Guidance: mode", self.mode, GuidanceMode)
+
+    def __bool__(self) -> bool:
+        return bool(self.skip_last or self.skip_last_high or self.every > 1)
+
+    def at(self, step: Step) -> GuidanceRule:
+        """Whether `step` computes the unconditional pass, and what stands in for it."""
+        last = step.index >= step.num_steps - self.skip_last
+        last_high = step.expert == "high" and step.expert_index >= step.expert_steps - self.skip_last_high
+        if last or last_high:
+            return self.mode
+        return "delta if known" if step.expert_index % self.every else "both"
+
+
+class GuidanceState:
+    """What a run remembers of its guidance: this step's conditional prediction, and the last difference.
+
+    The difference is forgotten at the expert switch, because it is one expert's.
+
+    Attributes:
+        label: how the latest stand-in is named in reports and recipes, ``"+cond"`` or ``"+delta"``.
+    """
+
+    def __init__(self, plan: GuidancePlan) -> None:
+        self.label = ""
+        self._plan = plan
+        self._expert: Expert | None = None
+        self._conditional: Tensor | None = None
+        self._delta: Tensor | None = None
+
+    def see(self, step: Step, number: int, velocity: Tensor, computed: bool = True) -> None:
+        """A pass was made: the first of a step is the conditional one, the second the unconditional one.
+
+        Where it was not `computed` but reused, its difference is no new one.
+        """
+        if not self._plan:
+            return
+        if self._expert != step.expert:
+            self._delta = None
+        self._expert = step.expert
+        if number == 0:
+            self._conditional = velocity
+        elif number == 1 and computed and self._conditional is not None:
+            self._delta = self._conditional - velocity
+
+    def stand_in(self, step: Step, number: int) -> Tensor | None:
+        """What takes the place of the coming pass, ``(..., F, H, W)``; None if it is to be computed."""
+        if number != 1 or not self._plan or self._conditional is None:
+            return None
+        rule = self._plan.at(step)
+        if rule == "both":
+            return None
+        if rule == "conditional" or self._delta is None:
+            self.label = "+cond"
+            return None if rule == "delta if known" else self._conditional
+        self.label = "+delta"
+        return self._conditional - self._delta
+
+    def close(self) -> None:
+        """Let go of every tensor."""
+        self._conditional = self._delta = None

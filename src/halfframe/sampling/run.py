@@ -1,0 +1,330 @@
+"""One run of a host's sampling loop: latents, scheduler, history and the expert switch around the forward passes.
+
+A host calls, in this order: `SamplingRun.allocate` where it draws its noise, `attach` where it builds its scheduler,
+`forward` for each forward pass of an expert, `scheduler_step` in place of the scheduler's own. The latents that the
+host carries keep full length throughout; expert calls are reduced in time and their predictions expanded again, and at
+the switch the strategy turns the carried clip into the one that goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pluggy
+import torch
+from torch import Tensor
+
+from halfframe.errors import HalfframeError, StrategyError, warn
+from halfframe.report.meter import Meter
+from halfframe.report.report import Report
+from halfframe.sampling import frames
+from halfframe.sampling.forward import Compute, ForwardPasses, checked
+from halfframe.sampling.guidance import GuidancePlan, GuidanceState
+from halfframe.sampling.host import HostFacts, NoiseSource, PrefetchOutcome
+from halfframe.sampling.schedule import Schedule, scheduler_steps
+from halfframe.sampling.scheduler import Scheduler
+from halfframe.sampling.strategy import Allocation, Expert, Move, Reuse, Step, Strategy, frames_of, label_of
+from halfframe.sampling.switch import ExpertSwitch
+
+__all__ = ["SamplingRun"]
+
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class SamplingRun:
+    """One run of a pipeline; see the module's text for the order of calls. Not for two runs at once.
+
+    Args:
+        facts: of the host.
+        strategy: decides what is computed.
+        guidance: decides which steps compute the unconditional pass.
+        hooks: of the plugins.
+        measure: whether forward passes are timed, synchronising the device.
+        wants_prefetch: whether the user asked for the low-noise expert to be brought in early.
+    """
+
+    def __init__(
+        self,
+        facts: HostFacts,
+        strategy: Strategy,
+        guidance: GuidancePlan,
+        hooks: pluggy.HookRelay,
+        measure: bool = False,
+        wants_prefetch: bool = False,
+    ) -> None:
+        self.facts = facts
+        self.strategy = strategy
+        self.wants_prefetch = wants_prefetch
+        self.prefetched: PrefetchOutcome | None = None
+        self.meter = Meter(facts.expert_shape, facts.temporal_stride, measure)
+        self.passes = ForwardPasses(facts, self._named, hooks, self.meter, measure)
+        self._hooks = hooks
+        self._plan = guidance
+        self._guidance = GuidanceState(guidance)
+        self._shape: tuple[int, ...] | None = None
+        self._replay: Callable[[], Tensor] | None = None
+        self._scheduler: Scheduler | None = None
+        self._schedule: Schedule | None = None
+        self._index = 0
+        self._number = 0
+        self._stood_in = ""
+        self._replacement: Tensor | None = None
+        self._switch = ExpertSwitch(self._expand, self._named, hooks)
+
+    # The seams, in the order in which a host meets them.
+
+    @property
+    def allocated(self) -> bool:
+        """Whether the run's noise was drawn."""
+        return self._shape is not None
+
+    @property
+    def coming(self) -> tuple[Expert, Move] | None:
+        """Which expert the coming step calls, and its move; None before the first expert call and after the last."""
+        schedule = self._schedule
+        if schedule is None or self._index >= len(schedule.steps):
+            return None
+        return schedule.steps[self._index].expert, schedule.moves[self._index]
+
+    def allocate(self, shape: tuple[int, ...], source: NoiseSource) -> Tensor:
+        """The latents to start from, of `shape` ``(..., F, H, W)``: a hook's, else the strategy's."""
+        self._shape = shape
+        like = source.like
+        allocation = Allocation(shape, like.dtype, like.device, source.draw, self._conditioning(shape))
+        latents: Tensor | None = self._hooks.halfframe_allocate(allocation=allocation)
+        if latents is not None:
+            return checked(latents, shape, like, "what a halfframe_allocate hook returned")
+        self._replay = lambda: source.replay(shape)
+        latents = self._ask("allocate", self.strategy.allocate, allocation)
+        return checked(latents, shape, like, f"allocation by {self._named}")
+
+    def attach(self, scheduler: Scheduler) -> None:
+        """The host's scheduler; its timesteps may still be unset."""
+        self._scheduler = scheduler
+
+    def follow(self, steps: list[Step]) -> None:
+        """Lay out the run over `steps`; a host without a scheduler object says them, others need not."""
+        self._schedule = Schedule.plan(steps, self.strategy)
+        self.passes.remembers = self._schedule.reuses
+
+    def forward(self, expert: Expert, latents: Tensor, compute: Compute) -> Tensor:
+        """A forward pass of `expert` is due for `latents` ``(..., F, H, W)``: its velocity, of the same shape.
+
+        Args:
+            expert: which one.
+            latents: what the host is about to call it with.
+            compute: makes the pass, if one is made.
+
+        Raises:
+            HalfframeError: the host's loop is not the one that halfframe knows.
+        """
+        schedule = self._planned(latents)
+        step = self._current_step(schedule, expert)
+        latents = self._carried_on(schedule, step, latents)
+        velocity = self._guidance.stand_in(step, self._number)
+        if velocity is not None:
+            self._stood_in = self._guidance.label
+            self.passes.skip(step, latents)
+            self.passes.see(step, self._number, latents, velocity)
+        else:
+            move = schedule.moves[self._index]
+            velocity = self.passes.make(step, move, self._number, latents, compute)
+            self._guidance.see(step, self._number, velocity, computed=not isinstance(move, Reuse))
+        self._number += 1
+        return velocity
+
+    def scheduler_step(
+        self, original: Callable[..., Any], output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """The scheduler's step, on the latents as the run has them; returns what `original` returns."""
+        if self._replacement is not None:
+            sample = self._switch.sample_for(self._replacement, sample)
+        self._switch.settle_history(sample)
+        self._replacement = None
+        result = original(output, timestep, sample, *args, **kwargs)
+        schedule = self._schedule
+        if schedule is None or self._number == 0:
+            return result  # a step without an expert call is none of ours
+        step, move = schedule.steps[self._index], schedule.moves[self._index]
+        self.meter.step(step.expert, frames_of(move, step.num_frames), label_of(move) + self._stood_in)
+        self._index += 1
+        self._number, self._stood_in = 0, ""
+        ended = self._index == len(schedule.steps)
+        if ended and schedule.maps and not self._switch.done:
+            return _with_sample(result, lambda latents: self._switched(latents, None))
+        comes_next = not ended and schedule.steps[self._index].expert == "low" and not self._switch.done
+        self._switch.watch(_sample(result) if comes_next else None)
+        return result
+
+    def switch_now(self, latents: Tensor, sigma: float) -> Tensor:
+        """The high-noise expert is done with the clip, in a host without a scheduler object: what goes on from it."""
+        return self._switch.make(latents, None, sigma, self.passes.latest, self._tokens(latents))
+
+    @property
+    def at_its_largest(self) -> bool:
+        """Whether no later step of the same expert computes more frames than those up to the present one."""
+        schedule = self._schedule
+        if schedule is None or self._index >= len(schedule.steps):
+            return False
+        expert = schedule.steps[self._index].expert
+        counts = [
+            (step.index, frames_of(move, step.num_frames))
+            for step, move in zip(schedule.steps, schedule.moves, strict=True)
+            if step.expert == expert
+        ]
+        so_far = max(count for index, count in counts if index <= self._index)
+        return all(count <= so_far for _, count in counts)
+
+    def report(self) -> Report:
+        """What the run did, once it is over."""
+        return self.meter.report(
+            host=self.facts.name,
+            strategy=str(self.strategy),
+            latent_frames=self._shape[frames.TIME_DIM] if self._shape else 0,
+            switch=None if self._switch.step is None else (self._switch.step.index, self._switch.step.sigma),
+            why_not=self._why_nothing_saved(),
+            prefetch=None if self.prefetched is None else self.prefetched.text,
+        )
+
+    def announce(self, report: Report) -> None:
+        """Log one line, hand `report` to the hooks, and warn if something that was asked for did not happen."""
+        _logger.info(report.summary())
+        try:
+            self._hooks.halfframe_report(report=report)
+        except Exception as error:  # the video is made; a plugin's trouble with the report must not cost it
+            _logger.exception("a halfframe_report hook failed")
+            warn(f"a halfframe_report hook failed: {type(error).__name__}: {error}; the video and the report are whole")
+        asked = type(self.strategy) is not Strategy
+        if self._plan and not report.guidance_truncated:
+            warn(f"no unconditional pass was skipped: {self._why_not_truncated(report)}")
+        if not report.saved and (asked or not (self._plan or self.wants_prefetch)):
+            warn(f"nothing was skipped: {report.note}")
+        if self.prefetched is not None and self.prefetched.warn:
+            warn(f"prefetch {self.prefetched.text}")
+
+    def close(self) -> None:
+        """Let go of every tensor: hosts hold on to a run in ways that only the garbage collector undoes."""
+        self._replay = self._scheduler = self._replacement = None
+        self._switch.close()
+        self._guidance.close()
+        self.passes.close()
+
+    # What happens between the seams.
+
+    def _planned(self, latents: Tensor) -> Schedule:
+        if self._schedule is None:
+            if self._shape is None or self._scheduler is None:
+                unseen = "draw its noise" if self._shape is None else "build its scheduler"
+                raise self._unknown_loop(f"called an expert before halfframe saw it {unseen}")
+            if latents.shape[frames.TIME_DIM :] != self._shape[frames.TIME_DIM :]:
+                raise self._unknown_loop(
+                    f"drew noise of shape {self._shape} and calls its expert with latents of shape "
+                    f"{tuple(latents.shape)}"
+                )
+            facts, num_frames = self.facts, self._shape[frames.TIME_DIM]
+            conditioning = facts.conditioning_frames
+            self.follow(scheduler_steps(self._scheduler, facts.boundary, num_frames, conditioning, facts.conditioned))
+        assert self._schedule is not None
+        return self._schedule
+
+    def _current_step(self, schedule: Schedule, expert: Expert) -> Step:
+        if self._index >= len(schedule.steps):
+            raise self._unknown_loop(f"calls an expert after the last of its {len(schedule.steps)} steps")
+        step = schedule.steps[self._index]
+        if step.expert != expert:
+            raise self._unknown_loop(
+                f"runs its {expert}-noise expert at timestep {step.timestep:g}, where the boundary "
+                f"{self.facts.boundary:g} calls for the {step.expert}-noise one"
+            )
+        return step
+
+    def _carried_on(self, schedule: Schedule, step: Step, latents: Tensor) -> Tensor:
+        """The latents as the run has them, where the host's own are not the ones to go on from."""
+        if self._number == 0:
+            if self._index == 0 and not schedule.maps and self._replay is not None:
+                # Nothing will be left out, so the clip must be the one that a plain run gives.
+                self._replacement = self._replay()
+            elif step.expert == "low" and step.expert_index == 0 and self._index > 0:
+                self._replacement = self._switched(latents, step)
+        if self._replacement is None:
+            return latents
+        return self._replacement.to(latents.dtype).reshape(latents.shape)
+
+    def _switched(self, latents: Tensor, step: Step | None) -> Tensor:
+        assert self._scheduler is not None
+        sigma = float(self._scheduler.sigmas[self._index])
+        last = self.passes.latest
+        return self._switch.make(latents, step, sigma, last, self._tokens(latents), self._scheduler)
+
+    def _expand(self, latents: Tensor) -> Tensor:
+        given = latents.clone()  # a strategy may work in place
+        result = self._ask("at_switch", self.strategy.at_switch, given)
+        checked(result, tuple(latents.shape), latents, f"what {self._named} made of the latents at the switch")
+        if result is given and torch.equal(given, latents):
+            return latents
+        kept = self._conditioning(latents.shape)
+        return frames.put(result, kept, frames.take(latents, kept)) if kept else result
+
+    def _conditioning(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        num_frames = shape[frames.TIME_DIM]
+        return tuple(sorted({position % num_frames for position in self.facts.conditioning_frames}))
+
+    def _tokens(self, latents: Tensor) -> int:
+        return self.passes.sequence_length(latents, latents.shape[frames.TIME_DIM])
+
+    def _ask(self, what: str, question: Callable[..., _T], *args: Any) -> _T:
+        """Put a question to the strategy; whatever goes wrong in there is reported under its name."""
+        try:
+            return question(*args)
+        except HalfframeError:
+            raise
+        except Exception as error:
+            raise StrategyError(f"{self._named} failed in {what!r}: {type(error).__name__}: {error}") from error
+
+    @property
+    def _named(self) -> str:
+        return f"strategy {self.strategy.name!r}"
+
+    def _unknown_loop(self, seen: str) -> HalfframeError:
+        return HalfframeError(
+            f"host {self.facts.name!r} {seen}; its sampling loop is not the one that halfframe knows. Use a supported "
+            "version (see the README), or run without halfframe."
+        )
+
+    def _why_not_truncated(self, report: Report) -> str:
+        if report.high.passes + report.low.passes > report.steps:
+            return "the first step of each expert computes it, and no expert had a step without"
+        return "there was none to skip"
+
+    def _why_nothing_saved(self) -> str:
+        schedule = self._schedule
+        if schedule is None and self._scheduler is not None and self._scheduler.timesteps.numel() == 0:
+            return "the schedule has no steps; ask for 1 or more"
+        if schedule is None:
+            return "no expert call passed through halfframe, so this is a plain run's video; the host's loop is unknown"
+        if schedule.steps[0].num_frames == 1:
+            return "the clip has 1 latent frame, so there is none to skip; ask for 5 video frames or more"
+        if not any(step.expert == "high" for step in schedule.steps):
+            return (
+                f"no timestep of the schedule reaches the boundary {self.facts.boundary:g}, so the high-noise expert "
+                "never ran; use a larger shift"
+            )
+        asked = type(self.strategy) is not Strategy
+        return f"{self._named} skipped no frame" if asked else "no strategy was asked for"
+
+
+def _sample(result: Any) -> Tensor:
+    """The new sample in a scheduler's result."""
+    sample: Tensor = result[0] if isinstance(result, tuple) else result.prev_sample
+    return sample
+
+
+def _with_sample(result: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A scheduler's result with its new sample passed through `function`."""
+    if isinstance(result, tuple):
+        return (function(result[0]), *result[1:])
+    result.prev_sample = function(result.prev_sample)
+    return result

@@ -1,0 +1,125 @@
+"""The schedule of one run: which expert serves which step, and what is done there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from halfframe.errors import HalfframeError, StrategyError
+from halfframe.sampling.frame_map import FrameMap
+from halfframe.sampling.scheduler import Scheduler, sigma_at
+from halfframe.sampling.strategy import Expert, Given, Move, Reuse, Step, Strategy
+
+__all__ = ["Schedule", "experts_by_boundary", "planned_move", "scheduler_steps", "steps_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Steps, and the strategy's move at each."""
+
+    steps: tuple[Step, ...]
+    moves: tuple[Move, ...]
+
+    @classmethod
+    def plan(cls, steps: Sequence[Step], strategy: Strategy) -> Schedule:
+        """Ask `strategy` for its moves.
+
+        Raises:
+            StrategyError: it failed, or its answer is no move; the message names it and the step.
+        """
+        return cls(tuple(steps), tuple(planned_move(step, strategy) for step in steps))
+
+    @property
+    def maps(self) -> bool:
+        """Whether any step computes fewer than all frames."""
+        return any(isinstance(move, FrameMap) for move in self.moves)
+
+    @property
+    def reuses(self) -> bool:
+        """Whether any step reuses an earlier prediction."""
+        return any(isinstance(move, Reuse) for move in self.moves)
+
+
+def planned_move(step: Step, strategy: Strategy) -> Move:
+    """What `strategy` does at `step`, checked, with the conditioning frames computed.
+
+    Raises:
+        StrategyError: it failed, or its answer is no move; the message names it and the step.
+    """
+    where = f"strategy {strategy.name!r}, at step {step.index + 1} of {step.num_steps}"
+    try:
+        move = strategy.move(step)
+    except StrategyError as error:
+        raise StrategyError(f"{where}: {error}") from error
+    except HalfframeError:
+        raise
+    except Exception as error:
+        raise StrategyError(f"{where}: `move` failed: {type(error).__name__}: {error}") from error
+    if not isinstance(move, FrameMap | Reuse | Given | None):
+        raise StrategyError(
+            f"{where}: `move` returned {type(move).__name__}; needed: a halfframe.FrameMap, a halfframe.Reuse, or None "
+            "for all frames."
+        )
+    if not isinstance(move, FrameMap):
+        return move
+    if len(move.up) != step.num_frames:
+        raise StrategyError(
+            f"{where}: the frame map is for a clip of {len(move.up)} latent frames; needed: {step.num_frames}."
+        )
+    try:
+        move = move.including(step.conditioning_frames)
+    except StrategyError as error:
+        raise StrategyError(f"{where}: {error}") from error
+    return None if move.kept == tuple(range(step.num_frames)) else move
+
+
+def experts_by_boundary(timesteps: Sequence[float], boundary: float) -> list[Expert]:
+    """Which expert serves each of `timesteps` 0..1000: the high-noise one where it is `boundary` or more."""
+    return ["high" if timestep >= boundary else "low" for timestep in timesteps]
+
+
+def steps_of(timesteps: Sequence[float], sigmas: Sequence[float], experts: Sequence[Expert], like: Step) -> list[Step]:
+    """The steps of a schedule; what they have in common is taken from `like`."""
+    return [
+        replace(
+            like,
+            index=index,
+            num_steps=len(timesteps),
+            timestep=timestep,
+            sigma=sigma,
+            expert=expert,
+            expert_index=experts[:index].count(expert),
+            expert_steps=experts.count(expert),
+        )
+        for index, (timestep, sigma, expert) in enumerate(zip(timesteps, sigmas, experts, strict=True))
+    ]
+
+
+def scheduler_steps(
+    scheduler: Scheduler,
+    boundary: float,
+    num_frames: int,
+    conditioning_frames: Sequence[int] = (),
+    conditioned: bool = False,
+    experts: Callable[[Sequence[float], float], Sequence[Expert]] = experts_by_boundary,
+) -> list[Step]:
+    """The steps of a host's scheduler; the high-noise expert serves timesteps ``>= boundary``.
+
+    The split between the experts is read off the scheduler's timesteps, as the hosts do, and never off a formula; sigma
+    comes from the scheduler's table, because UniPC rounds its timesteps.
+
+    Raises:
+        HalfframeError: the scheduler is not for flow matching.
+    """
+    if not isinstance(getattr(scheduler, "sigmas", None), Tensor):
+        raise HalfframeError(
+            f"{type(scheduler).__name__} has no table of sigmas, so it is no flow-matching scheduler; use UniPC, "
+            "DPM-Solver++, FlowMatchEuler or FlowMatchHeun, as Wan's pipelines do."
+        )
+    timesteps = [float(t) for t in scheduler.timesteps.tolist()]  # one transfer, not one per step
+    sigmas = [sigma_at(scheduler, index) for index in range(len(timesteps))]
+    frames = tuple(sorted({position % num_frames for position in conditioning_frames}))
+    like = Step(0, 0, 0.0, 0.0, "high", 0, 0, num_frames, boundary, conditioned, frames)
+    return steps_of(timesteps, sigmas, experts(timesteps, boundary), like)
