@@ -54,7 +54,7 @@ def test_sampler_with_noise_of_its_own_follows_the_kept_frames(t2v_experts: Expe
     def latents(model: Any, kept: slice) -> Tensor:
         rest = iter(series)
         name = "comfy.k_diffusion.sampling.default_noise_sampler"
-        with mock.patch(name, lambda *_, **__: lambda *_: next(rest)[:, :, kept]):
+        with mock.patch(name, return_value=lambda *_: next(rest)[:, :, kept]):
             start = noise()[:, :, kept]
             empty_clip = empty(frames=start.shape[2])
             return custom(model, t2v_experts, empty_clip, sigmas, sampler="euler_ancestral", noise=start)["samples"]
@@ -68,9 +68,7 @@ def test_sampler_with_noise_of_its_own_follows_the_kept_frames(t2v_experts: Expe
 @pytest.mark.parametrize("sampler", STOCHASTIC)
 def test_sampler_with_noise_of_its_own_makes_a_whole_clip(t2v_experts: Experts, sampler: str, strategy: str) -> None:
     high, low = shifted(t2v_experts.high), shifted(t2v_experts.low)
-    latents = two_stages(
-        patch_model(high, strategy), low, t2v_experts, steps=STEPS, split=SPLIT, sampler=sampler
-    )
+    latents = two_stages(patch_model(high, strategy), low, t2v_experts, steps=STEPS, split=SPLIT, sampler=sampler)
     plain = two_stages(high, low, t2v_experts, steps=STEPS, split=SPLIT, sampler=sampler)
     assert latents.isfinite().all()
     assert not torch.allclose(latents, plain, atol=1e-2)

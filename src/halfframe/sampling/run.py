@@ -97,6 +97,8 @@ class SamplingRun:
         latents: Tensor | None = self._hooks.halfframe_allocate(allocation=allocation)
         if latents is not None:
             return checked(latents, shape, like, "what a halfframe_allocate hook returned")
+        if self._schedule is not None and not self._schedule.maps:
+            return source.draw(shape)  # as in `_carried_on`: nothing will be left out, and here that is known
         self._replay = lambda: source.replay(shape)
         latents = self._ask("allocate", self.strategy.allocate, allocation)
         return checked(latents, shape, like, f"allocation by {self._named}")
@@ -105,10 +107,11 @@ class SamplingRun:
         """The host's scheduler; its timesteps may still be unset."""
         self._scheduler = scheduler
 
-    def follow(self, steps: list[Step]) -> None:
+    def follow(self, steps: list[Step]) -> Schedule:
         """Lay out the run over `steps`; a host without a scheduler object says them, others need not."""
         self._schedule = Schedule.plan(steps, self.strategy)
         self.passes.remembers = self._schedule.reuses
+        return self._schedule
 
     def forward(self, expert: Expert, latents: Tensor, compute: Compute) -> Tensor:
         """A forward pass of `expert` is due for `latents` ``(..., F, H, W)``: its velocity, of the same shape.
@@ -183,7 +186,7 @@ class SamplingRun:
         return self.meter.report(
             host=self.facts.name,
             strategy=str(self.strategy),
-            latent_frames=self._shape[frames.TIME_DIM] if self._shape else 0,
+            latent_frames=self._latent_frames,
             switch=None if self._switch.step is None else (self._switch.step.index, self._switch.step.sigma),
             why_not=self._why_nothing_saved(),
             prefetch=None if self.prefetched is None else self.prefetched.text,
@@ -272,6 +275,13 @@ class SamplingRun:
         num_frames = shape[frames.TIME_DIM]
         return tuple(sorted({position % num_frames for position in self.facts.conditioning_frames}))
 
+    @property
+    def _latent_frames(self) -> int:
+        """Of the clip; a run that goes on from another's latents has drawn no noise."""
+        if self._shape is not None:
+            return self._shape[frames.TIME_DIM]
+        return self._schedule.steps[0].num_frames if self._schedule is not None and self._schedule.steps else 0
+
     def _tokens(self, latents: Tensor) -> int:
         return self.passes.sequence_length(latents, latents.shape[frames.TIME_DIM])
 
@@ -308,7 +318,7 @@ class SamplingRun:
         if schedule.steps[0].num_frames == 1:
             return "the clip has 1 latent frame, so there is none to skip; ask for 5 video frames or more"
         if not any(step.expert == "high" for step in schedule.steps):
-            return (
+            return self.facts.never_high or (
                 f"no timestep of the schedule reaches the boundary {self.facts.boundary:g}, so the high-noise expert "
                 "never ran; use a larger shift"
             )

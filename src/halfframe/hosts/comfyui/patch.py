@@ -1,8 +1,8 @@
-"""`patch_model`: a clone of a model with ComfyUI's wrappers around sampler, prediction, model call and memory estimate."""
+"""`patch_model`: a clone of a model with wrappers around its sampler, predictions, calls and memory estimate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -26,8 +26,7 @@ from halfframe.sampling.frames import TIME_DIM
 from halfframe.sampling.guidance import Guidance
 from halfframe.sampling.host import HostFacts, NoiseSource
 from halfframe.sampling.run import SamplingRun
-from halfframe.sampling.schedule import Schedule
-from halfframe.sampling.strategy import Expert, Step, Strategy
+from halfframe.sampling.strategy import Expert, Step
 from halfframe.strategies.recipe import Recipe
 
 __all__ = ["patch_model"]
@@ -107,7 +106,14 @@ class _Wrappers:
         self._percent = (start_percent, end_percent)
 
     def sample(
-        self, executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+        self,
+        executor: Any,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        *args: Any,
+        **kwargs: Any,
     ) -> Tensor:
         """ComfyUI's OUTER_SAMPLE."""
         guider = executor.class_obj
@@ -127,9 +133,7 @@ class _Wrappers:
             run.run.announce(run.run.report())
             return samples
 
-    def _begin(
-        self, guider: Any, noise: Tensor, latent_image: Tensor, sigmas: Tensor, masked: bool
-    ) -> ComfyRun:
+    def _begin(self, guider: Any, noise: Tensor, latent_image: Tensor, sigmas: Tensor, masked: bool) -> ComfyRun:
         if noise.ndim != 5 or len(sigmas) < 2:
             raise HalfframeError(
                 f"a sampler was started on latents of shape {tuple(noise.shape)} with {len(sigmas)} sigmas; needed: "
@@ -147,8 +151,8 @@ class _Wrappers:
         refuse_guidance(chosen.guidance, table.end)
         strategy = within(chosen.strategy, guider.model_patcher.get_model_object("model_sampling"), *self._percent)
         core = SamplingRun(facts, strategy, chosen.guidance, chosen.hooks.hook, chosen.measure)
-        core.follow(steps)
-        schedule = Schedule.plan(steps, strategy)
+        schedule = core.follow(steps)
+        core.passes.remembers = False  # what is reused here is the guided prediction
         frame_numbers = torch.arange(count, dtype=noise.dtype)[:, None, None].expand(noise.shape)
         mirrors = schedule.maps and not same_after_switch(strategy, frame_numbers)
         if mirrors:
@@ -212,6 +216,10 @@ def _facts(network: Any, conditions: Mapping[str, Any]) -> HostFacts:
         expert_shape=ExpertShape(network.dim, block.ffn[0].out_features, len(network.blocks)),
         conditioning_frames=tuple(sorted(own)),
         conditioned=conditioned,
+        never_high=(
+            "no step of this sampler is a high-noise one (sigma 0.85 or more, in a run that starts at 0.9 or more); "
+            "connect Halfframe to the high-noise model, or set until='end' for low-noise steps"
+        ),
     )
 
 

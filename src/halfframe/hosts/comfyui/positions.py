@@ -32,13 +32,12 @@ def placed_at(model: Any, positions: Sequence[float] | None, options: Mapping[st
     embedder = getattr(model, "rope_embedder", None)
     if not isinstance(embedder, torch.nn.Module):
         raise HalfframeError(
-            f"{type(model).__name__} has no rope_embedder, so frames cannot have their true positions; choose positions "
-            "'contiguous' in the Halfframe node, or a supported version of ComfyUI (see the README)."
+            f"{type(model).__name__} has no rope_embedder, so frames cannot have their true positions. Use a supported "
+            "version of ComfyUI (see the README), or the strategy 'self-duplicate', which needs none."
         )
     stretch, shift = float(options.get("scale_t", 1.0)), float(options.get("shift_t", 0.0))
     times = [shift + stretch * position for position in positions]
 
-    @torch.compiler.disable
     def around(original: Callable[..., Any], kwargs: dict[str, Any], args: tuple[Any, ...]) -> Any:
         (ids,) = (*args, *kwargs.values())
         tokens, rest = divmod(ids.shape[-2], len(times))
@@ -51,7 +50,7 @@ def placed_at(model: Any, positions: Sequence[float] | None, options: Mapping[st
         ids[..., 0] = torch.tensor(times, device=ids.device).repeat_interleave(tokens)
         return original(ids)
 
-    undo = intercept(embedder, around)
+    undo = intercept(embedder, torch.compiler.disable(around))
     try:
         yield
     finally:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from halfframe.errors import HalfframeError, OptionError, UnsupportedPipelineError
+from halfframe.sampling.frame_map import FrameMap
 from halfframe.sampling.guidance import Guidance, GuidancePlan
 from halfframe.sampling.schedule import Schedule
-from halfframe.sampling.strategy import FrameMap, Strategy
+from halfframe.sampling.strategy import Strategy
 
 __all__ = [
     "model_refusal",
@@ -44,7 +45,7 @@ def model_refusal(model: Any) -> str | None:
     """Why `model` cannot be served, with what to do about it; None if it can."""
     from comfy.model_base import WAN21
 
-    base = getattr(model, "model", None)
+    base: Any = getattr(model, "model", None)
     if type(base) is not WAN21:
         return (
             f"it is a {type(base).__name__}, needed is ComfyUI's WAN21, as the two models of Wan2.2 A14B are "
@@ -54,10 +55,14 @@ def model_refusal(model: Any) -> str | None:
     network = base.diffusion_model
     channels = int(network.patch_embedding.weight.shape[1])
     if channels not in (16, 36):
-        return f"it takes {channels} channels, as Fun Control models do; needed: 16 (text-to-video) or 36 (image-to-video)."
+        return (
+            f"it takes {channels} channels, as Fun Control models do; needed: 16 (text-to-video) or 36 "
+            "(image-to-video)."
+        )
     if getattr(network, "ref_conv", None) is not None:
         return "it takes a reference image as a frame of its own (ref_conv); use the plain A14B models."
-    if tuple(network.patch_size)[0] != 1:
+    frames, *_ = network.patch_size
+    if frames != 1:
         return f"its patch size {tuple(network.patch_size)} spans several latent frames; needed: (1, h, w)."
     return None
 
@@ -95,9 +100,10 @@ def refuse_unmirrored(strategy: Strategy, schedule: Schedule, latent_image: Tens
             "Use two samplers (KSamplerAdvanced, or SplitSigmas), or choose 'interleave' in the Halfframe node."
         )
     if masked or (latent_image.any() and not same_after_switch(strategy, latent_image)):
+        found = "with a mask" if masked else "from latents that are not empty"
         raise HalfframeError(
-            f"strategy {strategy.name!r} starts from noise of its own, but the sampler goes on from latents"
-            f"{' with a mask' if masked else ''}. Connect an empty latent, or choose 'interleave' in the Halfframe node."
+            f"strategy {strategy.name!r} needs noise of its own in every frame that it skips, but the sampler starts "
+            f"{found}. Connect an empty latent, or choose 'interleave' in the Halfframe node."
         )
 
 

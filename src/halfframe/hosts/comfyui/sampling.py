@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfframe.errors import HalfframeError, StrategyError, warn
+from halfframe.errors import StrategyError, warn
 from halfframe.hosts.comfyui.positions import placed_at
 from halfframe.hosts.comfyui.refusals import refuse_call, refuse_guider, refuse_window
 from halfframe.hosts.comfyui.steps import Table
+from halfframe.sampling.frame_map import FrameMap
 from halfframe.sampling.frames import TIME_DIM
 from halfframe.sampling.guidance import GuidancePlan, GuidanceState
 from halfframe.sampling.host import ForwardPass
 from halfframe.sampling.run import SamplingRun
 from halfframe.sampling.schedule import Schedule, planned_move
-from halfframe.sampling.strategy import FrameMap, Move, Reuse, Step, frames_of, label_of
+from halfframe.sampling.strategy import Move, Reuse, Step, frames_of, label_of
 
 __all__ = ["ComfyRun", "conditioning_frames"]
 
@@ -34,9 +35,7 @@ class ComfyRun:
         mirrors: whether the strategy needs skipped frames to mirror computed ones until the run ends.
     """
 
-    def __init__(
-        self, run: SamplingRun, schedule: Schedule, table: Table, plan: GuidancePlan, mirrors: bool
-    ) -> None:
+    def __init__(self, run: SamplingRun, schedule: Schedule, table: Table, plan: GuidancePlan, mirrors: bool) -> None:
         self.run = run
         self.schedule = schedule
         self.table = table
@@ -112,7 +111,9 @@ class ComfyRun:
             **more: other conditions.
         """
         sigma = _level(t)
-        step, move = self._at(sigma, x.shape[TIME_DIM], () if c_concat is None else conditioning_frames(c_concat[:, :4]))
+        step, move = self._at(
+            sigma, x.shape[TIME_DIM], () if c_concat is None else conditioning_frames(c_concat[:, :4])
+        )
         if move is not None:
             refuse_call(control, options, more)
             refuse_window(options.get("context_window"), x.shape[TIME_DIM], self.mirrors)
@@ -165,13 +166,16 @@ class ComfyRun:
         seed: Any,
     ) -> tuple[Tensor, str]:
         """A computed prediction, and what stood in for its unconditional pass."""
-        rule = self._guidance.rule(step) if guided else "both"
+        rule = self._guidance.rule(step)
+        if rule != "both":
+            refuse_guider(guider, options, rule)
+        if not guided:
+            rule = "both"
         if rule != "both" and options.get("disable_cfg1_optimization"):
             self._warn_of_uncond()
             rule = "both"
         if rule == "both":
             return executor(x, sigma, self._watched(step, options) if guided and self._plan else options, seed), ""
-        refuse_guider(guider, options, rule)
         scale, guider.cfg = guider.cfg, 1.0
         try:
             shown = executor(x, sigma, options, seed)
@@ -231,5 +235,3 @@ def _is_guided(guider: Any) -> bool:
     """Whether the guider makes an unconditional pass: ComfyUI leaves it out itself where the scale is 1."""
     conditions = getattr(guider, "conds", {})
     return conditions.get("negative") is not None and abs(float(getattr(guider, "cfg", 1.0)) - 1.0) > 1e-9
-
-
