@@ -55,9 +55,15 @@ def experts(kind: str) -> Experts:
     return Experts(pipe, comfy_model(pipe.high_noise_model), comfy_model(pipe.low_noise_model), [text[0]], [text[1]])
 
 
-def comfy_model(expert: torch.nn.Module, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
-    """What ComfyUI makes of a checkpoint with the weights of `expert`: it finds out by itself what they are."""
-    state = {name: value.detach().clone().to(dtype) for name, value in expert.state_dict().items()}
+def comfy_model(expert: torch.nn.Module, dtype: torch.dtype | None = None) -> Any:
+    """What ComfyUI makes of a checkpoint with the weights of `expert`: it finds out by itself what they are.
+
+    Args:
+        expert: the official one.
+        dtype: what the loader node is told to keep the weights in; None leaves it to ComfyUI.
+    """
+    state = {name: value.detach().clone() for name, value in expert.state_dict().items()}
+    options = {} if dtype is None else {"dtype": dtype}
     model = load().sd.load_diffusion_model_state_dict(state, model_options=options)
     assert model is not None, "ComfyUI does not know these weights"
     return model

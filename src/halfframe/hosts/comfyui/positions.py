@@ -50,7 +50,7 @@ def placed_at(model: Any, positions: Sequence[float] | None, options: Mapping[st
         ids[..., 0] = torch.tensor(times, device=ids.device).repeat_interleave(tokens)
         return original(ids)
 
-    undo = intercept(embedder, torch.compiler.disable(around))
+    undo = intercept(embedder, torch.compiler.disable(around))  # type: ignore[no-untyped-call]  # torch leaves it so
     try:
         yield
     finally:
