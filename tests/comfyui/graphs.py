@@ -130,6 +130,10 @@ class Graphs:
                 raise RuntimeError(f"{data['node_type']}: {data['exception_type']}: {data['exception_message']}")
         return self.saved[before:]
 
+    def node(self, name: str) -> Any:
+        """The class of a type of node."""
+        return self._mappings[name]
+
     def prompt(self, path: Path, **changes: Mapping[str, Any]) -> dict[str, Any]:
         """The API-format prompt of a workflow file as ComfyUI's front end saves it.
 

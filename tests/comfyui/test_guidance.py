@@ -98,6 +98,13 @@ def test_recipe_on_both_models(kind: str, moves: list[str], request: pytest.Fixt
     assert_same(normalised(latents)[0], expected)
 
 
+def test_recipe_that_leaves_one_model_whole_says_nothing_of_it(t2v_experts: Experts) -> None:
+    high, low = shifted(t2v_experts.high, SHIFT), shifted(t2v_experts.low, SHIFT)
+    recipe = Recipe((*["merge:2+cond"] * 5, *["full"] * 3), high_noise_steps=SPLIT)
+    models = patch_model(high, recipe), patch_model(low, recipe, expert="low")
+    two_stages(*models, t2v_experts, steps=STEPS, split=SPLIT)  # a warning would be an error
+
+
 def test_recipe_of_other_lengths_is_refused(t2v_experts: Experts) -> None:
     model = shifted(t2v_experts.high, SHIFT)
     recipe = Recipe(tuple(RECIPES["reuse"]), high_noise_steps=SPLIT)

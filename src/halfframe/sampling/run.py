@@ -192,8 +192,14 @@ class SamplingRun:
             prefetch=None if self.prefetched is None else self.prefetched.text,
         )
 
-    def announce(self, report: Report) -> None:
-        """Log one line, hand `report` to the hooks, and warn if something that was asked for did not happen."""
+    def announce(self, report: Report, expects_skips: bool = True, expects_truncation: bool = True) -> None:
+        """Log one line, hand `report` to the hooks, and warn if something that was asked for did not happen.
+
+        Args:
+            report: of this run.
+            expects_skips: whether frames or steps were to be skipped, if a strategy was asked for.
+            expects_truncation: whether unconditional passes were, if guidance was to be skipped.
+        """
         _logger.info(report.summary())
         try:
             self._hooks.halfframe_report(report=report)
@@ -201,9 +207,9 @@ class SamplingRun:
             _logger.exception("a halfframe_report hook failed")
             warn(f"a halfframe_report hook failed: {type(error).__name__}: {error}; the video and the report are whole")
         asked = type(self.strategy) is not Strategy
-        if self._plan and not report.guidance_truncated:
+        if self._plan and expects_truncation and not report.guidance_truncated:
             warn(f"no unconditional pass was skipped: {self._why_not_truncated(report)}")
-        if not report.saved and (asked or not (self._plan or self.wants_prefetch)):
+        if expects_skips and not report.saved and (asked or not (self._plan or self.wants_prefetch)):
             warn(f"nothing was skipped: {report.note}")
         if self.prefetched is not None and self.prefetched.warn:
             warn(f"prefetch {self.prefetched.text}")

@@ -130,7 +130,9 @@ class _Wrappers:
             finally:
                 guider.model_options = usual
             samples = _switched(run, guider.model_patcher.model, samples)
-            run.run.announce(run.run.report())
+            # A recipe may leave the steps of one of its models whole.
+            part = isinstance(self._configuration.strategy, Recipe)
+            run.run.announce(run.run.report(), not part or run.skips, not part or run.truncates)
             return samples
 
     def _begin(self, guider: Any, noise: Tensor, latent_image: Tensor, sigmas: Tensor, masked: bool) -> ComfyRun:

@@ -53,6 +53,16 @@ class ComfyRun:
         pairs = zip(self.schedule.steps, self.schedule.moves, strict=True)
         return max(frames_of(move, step.num_frames) for step, move in pairs)
 
+    @property
+    def skips(self) -> bool:
+        """Whether a step is to compute less than all frames."""
+        return any(move is not None for move in self.schedule.moves)
+
+    @property
+    def truncates(self) -> bool:
+        """Whether a step is to go without its unconditional pass."""
+        return any(self._plan.at(step) != "both" for step in self.schedule.steps)
+
     def predict(
         self, executor: Callable[..., Tensor], guider: Any, x: Tensor, sigma: Tensor, options: dict[str, Any], seed: Any
     ) -> Tensor:
