@@ -246,5 +246,5 @@ class _Server:
 
 def _executor(execution: Any) -> Any:
     caches = {"cache_size": 0} if "cache_size" in inspect.signature(execution.PromptExecutor).parameters else {}
-    caches = caches or {"cache_args": {"lru": 0, "ram": 0}}
+    caches = caches or {"cache_args": {"lru": 0, "ram": 0, "ram_inactive": 0}}
     return execution.PromptExecutor(_Server(), cache_type=execution.CacheType.CLASSIC, **caches)

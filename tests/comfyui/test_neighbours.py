@@ -140,7 +140,7 @@ class Windows:
 
     def __init__(self, comfy: Any, length: int, overlap: int) -> None:
         self._node = comfy.nodes_context_windows.ContextWindowsManualNode
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "context_length": length,
             "context_overlap": overlap,
             "context_schedule": "standard_static",
@@ -149,6 +149,9 @@ class Windows:
             "fuse_method": "pyramid",
             "dim": 2,
         }
+        known = self._node.INPUT_TYPES()["required"]
+        newer = {"freenoise": False, "causal_window_fix": False}
+        self._settings |= {name: value for name, value in newer.items() if name in known}
 
     def on(self, model: Any) -> Any:
         return call(self._node, model=model, **self._settings)[0]

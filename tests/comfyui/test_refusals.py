@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -113,6 +113,7 @@ def test_control_net(t2v_experts: Experts) -> None:
     class Control:
         extra_hooks = None
         previous_controlnet = None
+        multigpu_clones: ClassVar[dict[Any, Any]] = {}
 
         def get_models(self) -> list[Any]:
             return []

@@ -145,5 +145,6 @@ def refuse_window(window: Any, count: int, mirrors: bool) -> None:
     if positions[0] % 2 or positions != list(range(positions[0], positions[0] + count)):
         raise HalfframeError(
             f"a context window has frames {positions}, but this strategy computes even frames and mirrors them. Choose "
-            "'interleave' in the Halfframe node, or in Context Windows an even length minus overlap and stride 1."
+            "'interleave' in the Halfframe node, or in Context Windows an even length minus overlap, "
+            "stride 1 and no causal fix."
         )
