@@ -133,9 +133,9 @@ def _note(trials: Trials) -> str:
     for run in trials.runs:
         report = run.report or {}
         if report.get("note") and report["strategy"] != Strategy.name:
-            notes.append(f"nothing was halved: {report['note']}")
-        if report.get("preload"):
-            notes.append(f"preload {report['preload']}")
+            notes.append(f"nothing was skipped in time: {report['note']}")
+        if report.get("prefetch"):
+            notes.append(f"prefetch {report['prefetch']}")
         if run.off_by is not None:
             notes.append(f"latents off by {run.off_by:.1e}")
         if not run.finite:

@@ -17,8 +17,8 @@ import halfframe
 from _parallel import Group, parallelise
 from _steps import Split
 from _variants import Clip
-from halfframe import frames
 from halfframe.compare.generators import diffusers_generate, official_generate
+from halfframe.sampling import frames
 from halfframe.testing import A14B, TINY, WanSizes, tiny_diffusers_t2v, tiny_wan_t2v
 
 __all__ = ["HOSTS", "Host", "Settings", "Spot", "host_facts"]

@@ -17,6 +17,7 @@ from _results import Section, Trials
 from _steps import Run, choose_steps, forwards
 from _timing import Timed, alone, measured
 from _variants import BASELINE, Clip, Variant, kept_counts
+from halfframe import Guidance
 
 __all__ = ["Latents", "Session", "fewer_steps"]
 
@@ -124,7 +125,7 @@ class Session:
         section = self.section
         smallest = choose_steps(section.steps, 1, section.splits.__getitem__)
         for variant in self._variants:  # Python, kernels and libraries, all but those for the clip's own shapes
-            if not variant.preload:
+            if not variant.prefetch:
                 options = variant.enabling(section.truncation, section.steps, smallest)
                 measured(self._host, self._group, _WARM_UP, smallest, options, offload=False)
         for count in kept_counts(self._clip, self._variants, section.steps, section.shift, section.solver):
@@ -173,8 +174,8 @@ class Session:
         """Seconds that a run of `variant` should take, from single forwards."""
         section = self.section
         truncation = variant.enabling(section.truncation, section.steps, steps) or {}
-        cut = (truncation.get("cfg_truncate_steps", 0), truncation.get("cfg_truncate_high_noise_steps", 0))
-        counts = forwards(section.splits[steps], cut)
+        guidance = truncation.get("guidance", Guidance())
+        counts = forwards(section.splits[steps], (guidance.skip_last, guidance.skip_last_high))
         full = section.alone[section.latent_frames]
         halved = section.alone[min(kept_counts(self._clip, [variant], steps, section.shift, section.solver))]
         baseline = section.trials[BASELINE.name].runs

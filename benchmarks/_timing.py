@@ -20,8 +20,8 @@ from _parallel import Group
 from _pipelines import Host, Spot
 from _steps import EXPERTS, Forwards, Run
 from _variants import Clip
-from halfframe import frames
-from halfframe.meter import clock
+from halfframe.report.meter import clock
+from halfframe.sampling import frames
 
 __all__ = ["Timed", "alone", "measured"]
 
@@ -148,9 +148,9 @@ def alone(function: Callable[[], None], group: Group, *, timed: bool) -> float |
 
 def _schedule(report: dict[str, Any]) -> list[Any]:
     """What every process must report alike: times differ."""
-    names = ("steps", "forwards", "latent_frames", "sequence_lengths", "frame_steps")
+    names = ("steps", "passes", "latent_frames", "sequence_lengths", "frame_steps")
     phases = [[report[expert][name] for name in names] for expert in EXPERTS]
-    return [*phases, report["switch_step"], report["switch_sigma"], report["halved"], report["note"]]
+    return [*phases, report["switch_step"], report["switch_sigma"], report["saved"], report["note"]]
 
 
 def _peak_gpu(group: Group) -> float | None:

@@ -1,4 +1,4 @@
-"""What is compared: plain runs, strategies, truncated guidance, preloaded experts, and fewer steps at equal cost."""
+"""What is compared: plain runs, strategies, truncated guidance, prefetched experts, and fewer steps at equal cost."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import halfframe
 from _steps import Split, scaled
-from halfframe.context import check_options
-from halfframe.plugins import parse_strategy
+from halfframe import Guidance
+from halfframe.plugins.configuration import configure
+from halfframe.sampling.frames import latent_frame_count
 
 __all__ = ["BASELINE", "OFFLOAD", "RESIDENT", "Clip", "Variant", "equal_steps", "kept_counts", "parse"]
 
@@ -23,7 +24,7 @@ RESIDENT = (
     "cfg",
 )
 """What is compared with the baseline where both experts stay on the GPU."""
-OFFLOAD = ("self-duplicate", "preload", "self-duplicate+preload")
+OFFLOAD = ("self-duplicate", "prefetch", "self-duplicate+prefetch")
 """What is compared with the baseline where upstream moves its experts."""
 
 
@@ -54,7 +55,7 @@ class Clip:
     @property
     def latent_frames(self) -> int:
         """Frames of the latents."""
-        return halfframe.frames.latent_frame_count(self.video_frames)
+        return latent_frame_count(self.video_frames)
 
     @property
     def tokens_per_frame(self) -> int:
@@ -71,16 +72,16 @@ class Variant:
 
     Attributes:
         name: as the command line and the tables have it.
-        options: of ``halfframe.enabled``, truncation and preload apart; None for a plain run.
+        options: of ``halfframe.enabled``, truncation and prefetch apart; None for a plain run.
         cfg: whether guidance is truncated.
-        preload: whether experts are preloaded.
+        prefetch: whether experts are prefetched.
         steps: of a plain run with fewer steps; None for as many as the baseline's.
     """
 
     name: str
     options: dict[str, Any] | None = None
     cfg: bool = False
-    preload: bool = False
+    prefetch: bool = False
     steps: int | None = None
 
     def enabling(self, truncation: Split, target: int, steps: int) -> dict[str, Any] | None:
@@ -88,15 +89,15 @@ class Variant:
         if self.options is None:
             return None
         last, last_high = scaled(truncation, target, steps) if self.cfg else (0, 0)
-        truncated = {"cfg_truncate_steps": last, "cfg_truncate_high_noise_steps": last_high} if self.cfg else {}
-        return {**self.options, **truncated, **({"preload": True} if self.preload else {})}
+        truncated = {"guidance": Guidance(skip_last=last, skip_last_high=last_high)} if self.cfg else {}
+        return {**self.options, **truncated, **({"prefetch": True} if self.prefetch else {})}
 
 
 BASELINE = Variant("baseline")
 
 
 def parse(text: str) -> Variant:
-    """A variant from ``STRATEGY[:option=value,...][+cfg][+preload]``, or ``cfg`` or ``preload`` alone.
+    """A variant from ``STRATEGY[:option=value,...][+cfg][+prefetch]``, or ``cfg`` or ``prefetch`` alone.
 
     Raises:
         ValueError: it is none.
@@ -104,13 +105,13 @@ def parse(text: str) -> Variant:
     """
     head, *extras = text.split("+")
     named = bool(head)
-    if head in ("cfg", "preload"):
+    if head in ("cfg", "prefetch"):
         head, extras = "", [head, *extras]
-    if not named or set(extras) - {"cfg", "preload"} or len(set(extras)) < len(extras):
-        raise ValueError(f"{text!r} is no variant; give STRATEGY[:option=value,...][+cfg][+preload], cfg or preload")
-    strategy, options = parse_strategy(head or "none")
-    check_options(strategy, **options)  # here and not after minutes of building and warming up
-    return Variant(text, {"strategy": strategy, **options}, "cfg" in extras, "preload" in extras)
+    if not named or set(extras) - {"cfg", "prefetch"} or len(set(extras)) < len(extras):
+        raise ValueError(f"{text!r} is no variant; give STRATEGY[:option=value,...][+cfg][+prefetch], cfg or prefetch")
+    strategy = head or "none"
+    configure(strategy)  # here and not after minutes of building and warming up
+    return Variant(text, {"strategy": strategy}, "cfg" in extras, "prefetch" in extras)
 
 
 def kept_counts(clip: Clip, variants: list[Variant], steps: int, shift: float, solver: Any) -> list[int]:

@@ -13,7 +13,7 @@ With ``--budget-seconds``, or ``--run-steps``, fewer steps are run than ``--step
 nearly alike as there is, and what is shown for ``--steps`` is extrapolated and says so. Beside every comparison stands
 a plain run with fewer steps at equal cost.
 
-A variant is ``STRATEGY[:option=value,...][+cfg][+preload]``, ``cfg`` or ``preload``: truncated guidance (``--cfg``),
+A variant is ``STRATEGY[:option=value,...][+cfg][+prefetch]``, ``cfg`` or ``prefetch``: truncated guidance (``--cfg``),
 and experts brought in ahead of their turn, which goes with ``--offload`` only.
 """
 
@@ -42,8 +42,8 @@ from _pipelines import HOSTS, Host, Settings, host_facts
 from _results import Results, Section
 from _session import Latents, Session
 from _variants import OFFLOAD, RESIDENT, Clip, Variant, parse
-from halfframe import cost
 from halfframe.errors import HalfframeError, HalfframeWarning
+from halfframe.report.cost import A14B, H200
 
 __all__ = ["main"]
 
@@ -199,8 +199,8 @@ class _Suite:
         arguments = self._arguments
         usual = OFFLOAD if arguments.offload else RESIDENT
         variants = [parse(name) for name in dict.fromkeys(arguments.variants or usual) if name != "baseline"]
-        if any(variant.preload for variant in variants) and not arguments.offload:
-            raise ValueError("preloaded experts go with --offload: otherwise no expert is moved")
+        if any(variant.prefetch for variant in variants) and not arguments.offload:
+            raise ValueError("prefetched experts go with --offload: otherwise no expert is moved")
         return variants
 
     def _facts(self) -> dict[str, Any]:
@@ -223,7 +223,7 @@ class _Suite:
 
 def _weight(clip: Clip) -> float:
     """A clip's share of a budget."""
-    return float(cost.A14B.forward_flops(clip.latent_frames * clip.tokens_per_frame))
+    return A14B.seconds(clip.latent_frames * clip.tokens_per_frame, H200)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""halfframe: faster Wan2.2, whose high-noise expert computes part of the latent frames, on an install that stays as it is.
+"""halfframe: faster Wan2.2 on an unmodified install; the high-noise expert computes only part of the latent frames.
 
 with halfframe.enabled(pipe) as run:
     video = pipe.generate(prompt, frame_num=81)

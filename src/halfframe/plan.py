@@ -74,8 +74,15 @@ class Plan:
         ]
         passes = [sum(getattr(p, name) for p in (report.high, report.low)) for name in ("passes_full", "passes")]
         rows.append(
-            ("total", str(report.steps), f"{passes[0]} -> {passes[1]}", "", "")
-            + (f"{report.frame_steps_full} -> {report.frame_steps}", "{:.1f} -> {:.1f}".format(*self.seconds))
+            (
+                "total",
+                str(report.steps),
+                f"{passes[0]} -> {passes[1]}",
+                "",
+                "",
+                f"{report.frame_steps_full} -> {report.frame_steps}",
+                "{:.1f} -> {:.1f}".format(*self.seconds),
+            )
         )
         head = [f"plan: {report.strategy}, {report.video_frames} video frames, {report.latent_frames} latent frames"]
         if not report.saved:

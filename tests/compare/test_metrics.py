@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from halfframe import frames
 from halfframe.compare import as_video, metrics, perceptual, quality, read_video, video_duplication_ratio, write_video
 from halfframe.compare.metrics import latent_duplication_ratio, psnr
 from halfframe.errors import HalfframeError
+from halfframe.sampling import frames
 
 
 def flat(levels: list[float], height: int = 16, width: int = 24) -> np.ndarray:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
+from halfframe.cli.options import add_guidance, guidance_from
 from halfframe.errors import OptionError
-from halfframe.plugins import parse_strategy
-from halfframe.presets import find_preset
 
-__all__ = ["FLAGS_HELP", "refuse_two_strategies", "split_flags"]
+__all__ = ["FLAGS_HELP", "split_flags"]
 
 FLAGS_HELP = """\
 flags (all other arguments are the script's own):
   --enable_half_frame_generation          half the latent frames for the high-noise expert (self-duplicate)
   --enable_improved_frame_completion      the same with previous-odd
-  --half_frame_strategy NAME[:OPTIONS]    the same with any installed strategy: interleave:stride=3,full_start=1
-  --half_frame_preset NAME                a strategy and its options: faithful, balanced or fast
-  --cfg_truncate_steps N                  the last N steps go without the unconditional forward
-  --cfg_truncate_high_noise_steps M       so do the last M high-noise steps
-  --cfg_every N                           of the others, every N-th step of each expert has it
-  --half_frame_preload                    bring the low-noise expert in early, copy none back to the host
+  --half_frame_strategy NAME[:OPTIONS]    any installed strategy, interleave:stride=3,full_start=1, or recipe.json
+  --cfg_truncate_steps N                  skip the unconditional pass on the last N steps
+  --cfg_truncate_high_noise_steps M       and on the last M high-noise steps
+  --cfg_every N                           of the other steps, compute it on every N-th of each expert
+  --half_frame_prefetch                   bring the low-noise expert in early, copy none back to the host
 
 examples:
   halfframe run generate.py -- --task t2v-A14B --ckpt_dir DIR --enable_half_frame_generation --prompt "..."
@@ -45,64 +43,44 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     parser.add_argument("--enable_half_frame_generation", action="store_true")
     parser.add_argument("--enable_improved_frame_completion", action="store_true")
     parser.add_argument("--half_frame_strategy")
-    parser.add_argument("--cfg_truncate_steps", type=int, default=0)
-    parser.add_argument("--cfg_truncate_high_noise_steps", type=int, default=0)
-    parser.add_argument("--cfg_every", type=int, default=1)
-    parser.add_argument("--half_frame_preload", action="store_true")
-    parser.add_argument("--half_frame_preset")
+    parser.add_argument("--half_frame_prefetch", action="store_true")
+    add_guidance(parser)
     flags, rest = parser.parse_known_args(arguments)
 
-    strategy: str | None = None
-    strategy_options: dict[str, Any] = {}
-    if flags.half_frame_strategy is not None:
-        strategy, strategy_options = parse_strategy(flags.half_frame_strategy)
-        others = flags.enable_half_frame_generation or flags.enable_improved_frame_completion or flags.half_frame_preset
-        if strategy is None and (others or strategy_options):
-            raise OptionError(
-                f"--half_frame_strategy {flags.half_frame_strategy} computes every frame: it goes with no option and "
-                "no other half-frame flag; leave one of them out."
-            )
-    if flags.enable_improved_frame_completion:
-        if strategy not in (None, "previous-odd"):
-            raise OptionError(
-                "--enable_improved_frame_completion is the strategy previous-odd, but --half_frame_strategy "
-                f"{strategy} was given as well; leave one of them out."
-            )
-        strategy = "previous-odd"
-    elif flags.enable_half_frame_generation and strategy is None and flags.half_frame_preset is None:
-        strategy = "self-duplicate"
-    if flags.half_frame_preset is not None:
-        if strategy is not None:
-            refuse_two_strategies(flags.half_frame_preset, f"another flag ({strategy})")
-        strategy = find_preset(flags.half_frame_preset).strategy
-    truncates = flags.cfg_truncate_steps or flags.cfg_truncate_high_noise_steps or flags.cfg_every != 1
-    if strategy is None and not truncates and not flags.half_frame_preload:
+    guidance = guidance_from(flags)
+    strategy = _strategy(flags)
+    if strategy is None and not guidance and not flags.half_frame_prefetch:
         raise OptionError(
             "no flag of halfframe's was given, so the script would run as it is; add --enable_half_frame_generation, "
-            "--half_frame_strategy NAME, --half_frame_preset NAME, --cfg_truncate_steps N, --cfg_every N or "
-            "--half_frame_preload."
+            "--half_frame_strategy NAME, --cfg_truncate_steps N, --cfg_every N or --half_frame_prefetch."
         )
     task = _task(rest)
-    if (strategy is not None or flags.half_frame_preload) and task.startswith(_SINGLE_EXPERT_TASKS):
+    if (strategy is not None or flags.half_frame_prefetch) and task.startswith(_SINGLE_EXPERT_TASKS):
         raise OptionError(
-            f"--task {task} has no expert switch, so its frames cannot be halved nor an expert preloaded; use t2v-A14B "
+            f"--task {task} has no expert switch, so no frames can be skipped and no expert prefetched; use t2v-A14B "
             "or i2v-A14B, or leave out the half-frame flags."
         )
-    chosen = {"strategy": strategy} if flags.half_frame_preset is None else {"preset": flags.half_frame_preset}
-    options = {
-        **chosen,
-        "cfg_truncate_steps": flags.cfg_truncate_steps,
-        "cfg_truncate_high_noise_steps": flags.cfg_truncate_high_noise_steps,
-        "cfg_every": flags.cfg_every,
-        "preload": flags.half_frame_preload,
-        **strategy_options,
-    }
-    return options, rest
+    return {"strategy": strategy, "guidance": guidance, "prefetch": flags.half_frame_prefetch}, rest
 
 
-def refuse_two_strategies(preset: str, other: str) -> NoReturn:
-    """Fail because a strategy is named by ``--half_frame_preset``, and by `other` too."""
-    raise OptionError(f"--half_frame_preset {preset} names a strategy, and so does {other}; leave one of them out.")
+def _strategy(flags: argparse.Namespace) -> str | None:
+    """The one strategy that the flags name, as `halfframe.enabled` takes it."""
+    named: str | None = flags.half_frame_strategy
+    if named is not None and named.partition(":")[0].strip() == "none":
+        if ":" in named or flags.enable_half_frame_generation or flags.enable_improved_frame_completion:
+            raise OptionError(
+                f"--half_frame_strategy {named} computes every frame: it goes with no option and no other half-frame "
+                "flag; leave one of them out."
+            )
+        return None
+    if flags.enable_improved_frame_completion:
+        if named not in (None, "previous-odd"):
+            raise OptionError(
+                "--enable_improved_frame_completion is the strategy previous-odd, but --half_frame_strategy "
+                f"{named} was given as well; leave one of them out."
+            )
+        return "previous-odd"
+    return named or ("self-duplicate" if flags.enable_half_frame_generation else None)
 
 
 def _task(arguments: Sequence[str]) -> str:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import halfframe
-from halfframe.cli.flags import FLAGS_HELP, refuse_two_strategies, split_flags
-from halfframe.compare import command as compare_command
-from halfframe.cost import H200
-from halfframe.errors import HalfframeError, OptionError
-from halfframe.plugins import parse_strategy
+from halfframe.cli import compare as compare_command
+from halfframe.cli.flags import FLAGS_HELP, split_flags
+from halfframe.cli.options import add_guidance, add_strategy, guidance_from
+from halfframe.errors import HalfframeError
 from halfframe.tinywan import demo as demo_command
 
 __all__ = ["main"]
-
-_MACHINES = {"h200": H200}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="halfframe", description="Half the latent frames for Wan2.2's high-noise expert, on an unmodified install."
+        prog="halfframe",
+        description="Faster Wan2.2: part of the latent frames for the high-noise expert, on an unmodified install.",
     )
     parser.add_argument("--version", action="version", version=f"halfframe {halfframe.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -60,27 +57,19 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser(
         "plan",
         help="what a run would cost, without loading a model",
-        description="Frame-steps, tokens and TFLOPs per expert, and the predicted speed-up of the experts.",
+        description="Frame-steps, tokens and predicted seconds on one H200 per expert, and the speed-up that follows.",
     )
     plan.add_argument("--size", default="1280*720", help="width*height in pixels (default: %(default)s)")
     plan.add_argument("--frame_num", type=int, default=81, help="video frames, 4n+1 (default: %(default)s)")
-    plan.add_argument("--sample_steps", type=int, default=40, help="solver steps (default: %(default)s)")
+    plan.add_argument("--sample_steps", type=int, default=40, help="steps (default: %(default)s)")
     plan.add_argument("--sample_shift", type=float, default=12.0, help="schedule shift (default: %(default)s)")
     plan.add_argument("--sample_solver", default="unipc", choices=("unipc", "dpm++"))
     plan.add_argument(
         "--boundary", type=float, default=0.875, help="expert boundary, 0.9 for I2V (default: %(default)s)"
     )
-    plan.add_argument(
-        "--half_frame_strategy",
-        metavar="NAME[:OPTIONS]",
-        help=f"as interleave:stride=3,full_start=1, or `none` (default: {halfframe.DEFAULT_STRATEGY})",
-    )
-    plan.add_argument("--half_frame_preset", metavar="NAME", help="in place of a strategy: faithful, balanced or fast")
-    plan.add_argument("--cfg_truncate_steps", type=int, default=0)
-    plan.add_argument("--cfg_truncate_high_noise_steps", type=int, default=0)
-    plan.add_argument("--cfg_every", type=int, default=1)
-    plan.add_argument("--machine", choices=sorted(_MACHINES), help="predict seconds too, and the speed-up in time")
-    plan.add_argument("--no-guidance", action="store_true", help="one forward per step, as distilled experts run")
+    add_strategy(plan)
+    add_guidance(plan)
+    plan.add_argument("--no-guidance", action="store_true", help="one forward pass a step, as distilled experts make")
     plan.add_argument("--json", action="store_true", help="plain data instead of the table")
     plan.set_defaults(command=_plan)
 
@@ -112,13 +101,6 @@ def _run(arguments: list[str]) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    if arguments.half_frame_preset is not None and arguments.half_frame_strategy is not None:
-        refuse_two_strategies(arguments.half_frame_preset, f"--half_frame_strategy {arguments.half_frame_strategy}")
-    strategy, options = parse_strategy(arguments.half_frame_strategy or halfframe.DEFAULT_STRATEGY)
-    clashes = options.keys() & inspect.signature(halfframe.plan).parameters.keys()
-    if clashes:
-        names = ", ".join(sorted(clashes))
-        raise OptionError(f"{names} in {arguments.half_frame_strategy!r} is plan's own; leave it out.")
     result = halfframe.plan(
         size=_size(arguments.size),
         frame_num=arguments.frame_num,
@@ -126,14 +108,9 @@ def _plan(arguments: argparse.Namespace) -> int:
         shift=arguments.sample_shift,
         sample_solver=arguments.sample_solver,
         boundary=arguments.boundary,
-        strategy=strategy,
-        cfg_truncate_steps=arguments.cfg_truncate_steps,
-        cfg_truncate_high_noise_steps=arguments.cfg_truncate_high_noise_steps,
-        cfg_every=arguments.cfg_every,
-        guidance=not arguments.no_guidance,
-        rates=_MACHINES.get(arguments.machine),
-        preset=arguments.half_frame_preset,
-        **options,
+        strategy=arguments.strategy or halfframe.DEFAULT_STRATEGY,
+        guidance=guidance_from(arguments),
+        guided=not arguments.no_guidance,
     )
     print(json.dumps(result.to_dict(), indent=2) if arguments.json else result)
     return 0

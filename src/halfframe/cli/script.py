@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from halfframe.context import EnabledPipe, check_options, enabled
+from halfframe.enabled import EnabledPipe, enabled
 from halfframe.errors import HalfframeError
-from halfframe.patching import Patches
-from halfframe.report import Report
+from halfframe.hosts.patching import Patches
+from halfframe.plugins.configuration import configure
+from halfframe.report.report import Report
 
 __all__ = ["run_script"]
 
@@ -35,7 +36,7 @@ def run_script(script: Path, arguments: Sequence[str], **options: Any) -> tuple[
     """
     if not script.is_file():
         raise HalfframeError(f"{script} is not there; give the path of upstream's generate.py.")
-    check_options(**options)  # now, and not once the weights are loaded
+    configure(**options)  # now, and not once the weights are loaded
     with _as_main(script, arguments), ExitStack() as stack:
         handles = stack.enter_context(_enabling(stack, options))
         code = _run_to_its_end(script)

@@ -21,7 +21,7 @@ from halfframe.compare.quality import quality
 from halfframe.compare.results import Comparison, ComparisonError, Results, Trial, Variant, describe
 from halfframe.compare.videos import as_video, to_bytes
 from halfframe.errors import HalfframeError, HalfframeWarning
-from halfframe.meter import clock
+from halfframe.report.meter import clock
 
 __all__ = ["Bench", "GenerateFunction"]
 

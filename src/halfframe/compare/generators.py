@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from halfframe import frames
 from halfframe.errors import OptionError
+from halfframe.sampling import frames
 
 __all__ = ["Generate", "check_seeds", "diffusers_generate", "official_generate"]
 
@@ -54,7 +54,7 @@ def official_generate(
         "pipeline": f"{type(pipe).__module__}.{type(pipe).__name__}",
         "video": f"{frame_num} frames {size[0]}x{size[1]}",
         "dtype": str(pipe.param_dtype).removeprefix("torch."),
-        "solver": arguments.get("sample_solver", "unipc"),
+        "scheduler": arguments.get("sample_solver", "unipc"),
         **{key: arguments[key] for key in ("shift", "guide_scale", "offload_model") if key in arguments},
     }
     return Generate(pipe, call, torch.device(pipe.device), facts)
@@ -92,7 +92,7 @@ def diffusers_generate(
         "pipeline": f"diffusers {type(pipe).__name__}",
         "video": f"{num_frames} frames {width}x{height}",
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
-        "solver": type(pipe.scheduler).__name__,
+        "scheduler": type(pipe.scheduler).__name__,
         **({} if shift is None else {"shift": shift}),
         **{key: value for key, value in arguments.items() if isinstance(value, int | float)},
     }

@@ -21,7 +21,7 @@ class Variant:
     Attributes:
         name: for tables, pictures and messages.
         options: of `halfframe.enabled`, e.g. ``{"strategy": "self-duplicate"}``; None for the pipeline as it is.
-        steps: solver steps; None for as many as the baseline.
+        steps: steps; None for as many as the baseline.
         note: a remark for the table.
     """
 
@@ -82,7 +82,7 @@ class Results:
 
     @property
     def predicted_speedup(self) -> float | None:
-        """Of the experts' arithmetic against as many plain steps, by the latest report; 1 for a plain variant."""
+        """Of the experts' time against as many plain steps, by the latest report; 1 for a plain variant."""
         if self.variant.options is None:
             return 1.0
         reports = [trial.report for trial in self.trials if trial.report]
@@ -91,10 +91,10 @@ class Results:
 
     @property
     def notes(self) -> list[str]:
-        """Remarks: the variant's own, why nothing was halved, which metrics are absent, what went wrong."""
+        """Remarks: the variant's own, why nothing was skipped, which metrics are absent, what went wrong."""
         notes = [self.variant.note] if self.variant.note else []
         reports = [trial.report for trial in self.trials if trial.report is not None]
-        notes += [f"nothing was halved: {report['note']}" for report in reports if _idle(report)]
+        notes += [f"nothing was skipped in time: {report['note']}" for report in reports if _idle(report)]
         if self.error:
             notes.append(f"FAILED after {len(self.trials)} finished clips: {self.error}")
         return list(dict.fromkeys(notes))
@@ -152,7 +152,7 @@ class Comparison:
         return statistics.median(baseline) / seconds if baseline and seconds else None
 
     def predicted_speedup(self, results: Results) -> float | None:
-        """By the experts' arithmetic alone: the report's figure times the ratio of the steps; None if not known."""
+        """By the experts' predicted time alone: the report's figure times the ratio of the steps; None if not known."""
         own, reference = results.predicted_speedup, self.baseline.predicted_speedup
         if own is None or reference is None or not results.steps or not self.baseline.steps:
             return None
@@ -169,9 +169,10 @@ class Comparison:
         }
 
     def _row(self, results: Results) -> dict[str, Any]:
+        options = results.variant.options
         row = {
             "name": results.variant.name,
-            "options": None if results.variant.options is None else dict(results.variant.options),
+            "options": None if options is None else {name: str(value) for name, value in options.items()},
             "steps": results.steps,
             "notes": results.notes,
             "error": results.error or None,

@@ -49,7 +49,7 @@ def compare(
         variants: what to compare. One that raises is reported with its error, and the others go on.
         prompts: one or more.
         seeds: one or more; each prompt is made with each seed.
-        steps: solver steps of the baseline and of every variant that names none of its own.
+        steps: steps of the baseline and of every variant that names none of its own.
         pipe: the pipeline that `generate` uses, for variants with halfframe's options; by default ``generate.pipe``.
         baseline: what the others are measured against; by default, the pipeline as it is.
         equal_cost: adds for each variant with halfframe's options, after its first clip, the plain pipeline with as
@@ -66,7 +66,7 @@ def compare(
     Raises:
         ComparisonError: the baseline failed; ``error.comparison`` has what was finished.
         OptionError: nothing to do, two variants of one name, or options that `halfframe.enabled` refuses.
-        UnsupportedPipelineError: `pipe` cannot be halved.
+        UnsupportedPipelineError: `pipe` cannot be served.
         HalfframeError: a package of the extra ``compare`` is missing.
     """
     first = Variant("baseline") if baseline is None else baseline

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from halfframe.hosts.patching import Patches
-from halfframe.sampling.run import SamplingRun
 from halfframe.sampling.host import HostFacts
+from halfframe.sampling.run import SamplingRun
 
 __all__ = ["HostAdapter", "HostDiagnosis", "Serve", "patch_scheduler"]
 
 Serve = Callable[[HostFacts, Callable[[SamplingRun, Patches], Any]], Any]
-"""Serves one run: ``serve(facts, body)`` calls ``body(run, patches)``, which runs the host's loop, and returns its result.
+"""Serves one run: ``serve(facts, body)`` calls ``body(run, patches)``, which runs the host's loop; returns its result.
 
 The patches are undone when the body ends. The report is filed if it ends normally.
 """

@@ -87,7 +87,7 @@ class Routes:
                 module._reset_stateful_cache()
 
     def _refuse_faster_cache(self) -> None:
-        """FasterCache reuses what it remembers without asking whether there is anything, so it must not forget midway."""
+        """FasterCache reuses what it remembers without asking whether it has anything: it must not forget midway."""
         for module in map(unwrapped, self._experts()):
             if type(getattr(module, "_cache_config", None)).__name__ == "FasterCacheConfig":
                 raise HalfframeError(

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from halfframe.offload.accelerator import Accelerator, CudaAccelerator
 from halfframe.hosts.patching import Patches
+from halfframe.offload.accelerator import Accelerator, CudaAccelerator
 from halfframe.offload.prefetch import Prefetch
 from halfframe.offload.residency import why_not
 from halfframe.sampling.host import PrefetchOutcome

@@ -2,7 +2,7 @@
 
 Their ``generate`` is one function that draws its noise and builds its scheduler from module globals and asks
 ``self._prepare_model_for_timestep`` for the expert of each step. The module is left alone: for each run the function's
-code is bound to a copy of its globals in which ``torch`` hands out our noise and the scheduler classes report to the run.
+code is bound to a copy of its globals in which ``torch`` hands out our noise and scheduler classes report to the run.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfframe.report.cost import ExpertShape
 from halfframe.errors import HalfframeError
 from halfframe.hosts.base import HostDiagnosis, Serve, patch_scheduler
+from halfframe.hosts.patching import Patches
 from halfframe.hosts.placement import ExpertPlacement
 from halfframe.hosts.rope import official_positions
 from halfframe.hosts.source import class_methods, package_version
-from halfframe.hosts.patching import Patches
-from halfframe.sampling.run import SamplingRun
+from halfframe.report.cost import ExpertShape
 from halfframe.sampling.host import ForwardPass, HostFacts, NoiseSource
+from halfframe.sampling.run import SamplingRun
 from halfframe.sampling.strategy import Expert
 
 __all__ = ["WanOfficial"]
@@ -198,7 +198,9 @@ def _reporting(scheduler_class: type, run: SamplingRun, local: Patches) -> type:
         scheduler_class.__init__(self, *args, **kwargs)  # type: ignore[misc]
         patch_scheduler(self, run, local)
 
-    return type(scheduler_class.__name__, (scheduler_class,), {"__init__": init, "__module__": scheduler_class.__module__})
+    return type(
+        scheduler_class.__name__, (scheduler_class,), {"__init__": init, "__module__": scheduler_class.__module__}
+    )
 
 
 def _route_experts(pipe: Any, run: SamplingRun, local: Patches, placement: ExpertPlacement) -> None:
@@ -248,7 +250,7 @@ class _RoutedExpert:
                     kwargs["y"] = [made.cut(condition) for condition in kwargs["y"]]
                 kwargs["t"] = made.timestep(kwargs["t"])
             with official_positions(self._model, made.positions) as model:
-                (prediction,) = model([made.latents], *args, **kwargs)
+                prediction: Tensor = model([made.latents], *args, **kwargs)[0]
             self._placement.after_forward(made.step, self._run)
             return prediction
 

@@ -13,7 +13,6 @@ from halfframe.plugins.manager import hook_manager
 from halfframe.plugins.strategies import DEFAULT_STRATEGY, StrategyLike, resolve_strategy
 from halfframe.sampling.guidance import Guidance, GuidancePlan
 from halfframe.sampling.strategy import Strategy
-from halfframe.strategies.recipe import Recipe
 
 __all__ = ["Configuration", "configure", "guidance_of"]
 
@@ -38,7 +37,7 @@ class Configuration:
 
     def __str__(self) -> str:
         parts = [str(self.strategy)]
-        if self.guidance and self.guidance is not self.strategy:
+        if self.guidance and not isinstance(self.strategy, GuidancePlan):
             parts.append(str(self.guidance))
         parts += [name for name in ("prefetch", "measure") if getattr(self, name)]
         return ", ".join(parts)
@@ -64,14 +63,14 @@ def configure(
 
 
 def guidance_of(strategy: Strategy, guidance: Guidance | None) -> GuidancePlan:
-    """The guidance that goes with `strategy`: a recipe brings its own.
+    """The guidance that goes with `strategy`: a recipe, for one, brings its own.
 
     Raises:
         OptionError: `guidance` is none, or is given beside a recipe's.
     """
     if guidance is not None and not isinstance(guidance, Guidance):
         raise OptionError(f"guidance must be a halfframe.Guidance, got {guidance!r}; give Guidance(skip_last=5).")
-    if isinstance(strategy, Recipe):
+    if isinstance(strategy, GuidancePlan):
         if guidance:
             raise OptionError(f"{strategy} says for each step what becomes of guidance; leave out guidance={guidance}.")
         return strategy

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from halfframe.sampling.events import Boundary, ExpertCall
     from halfframe.hosts.base import HostAdapter
     from halfframe.report.report import Report
+    from halfframe.sampling.events import Boundary, ExpertCall
     from halfframe.sampling.strategy import Allocation
 
 __all__ = ["HookSpecs", "hookimpl", "hookspec"]
@@ -52,6 +52,10 @@ class HookSpecs:
         The strategy acts first, so ``boundary.latents`` is the full clip already. Assign to it to replace the latents;
         the scheduler then starts afresh, because its history belongs to the latents it had.
         """
+
+    @hookspec
+    def halfframe_latents(self, latents: Tensor) -> None:
+        """See the final latents ``(..., F, H, W)``, after the last step and before the host decodes them."""
 
     @hookspec
     def halfframe_report(self, report: Report) -> None:

@@ -77,7 +77,7 @@ class Rates:
 
 
 H200 = Rates(linear=317.0, attention=577.0)
-"""One H200, bf16, PyTorch's SDPA: fitted to six forward passes of A14B's sizes, random weights, of 10920 to 75600 tokens.
+"""One H200, bf16, PyTorch's SDPA: fitted to six forward passes of A14B's sizes, random weights, 10920 to 75600 tokens.
 
 It is within 1 % of each of the six, where a single rate would be 10 % off.
 """

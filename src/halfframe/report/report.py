@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -142,15 +143,22 @@ class Report:
         phases = (self.high, self.low)
         rows = [_row(phase) for phase in phases]
         full, run = (sum(getattr(phase, name) for phase in phases) for name in ("passes_full", "passes"))
-        frame_steps = f"{self.frame_steps_full} -> {self.frame_steps}"
         times = [
             [getattr(phase, name) for phase in phases]
             for name in ("predicted_seconds_full", "predicted_seconds", "seconds")
         ]
         totals = [None if None in values else sum(values) for values in times]
         rows.append(
-            ("total", str(self.steps), change(full, run), "", "", frame_steps)
-            + (_arrow(totals[0], totals[1]), _number(totals[2]))
+            (
+                "total",
+                str(self.steps),
+                _change(full, run),
+                "",
+                "",
+                f"{self.frame_steps_full} -> {self.frame_steps}",
+                _arrow(totals[0], totals[1]),
+                _number(totals[2]),
+            )
         )
         foot = f"frame-steps saved {self.frame_steps_saved:.1%}"
         if self.predicted_speedup:
@@ -167,7 +175,7 @@ class Report:
 _HEADER = ("expert", "steps", "passes", "latent", "seq_len", "frame-steps", "H200 s", "measured s")
 
 
-def text_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns, the first to the left."""
     lines = [header, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
@@ -177,8 +185,7 @@ def text_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     )
 
 
-def change(full: int, run: int) -> str:
-    """``26 -> 20``, or ``26`` where nothing changed."""
+def _change(full: int, run: int) -> str:
     return str(run) if full == run else f"{full} -> {run}"
 
 
@@ -186,7 +193,7 @@ def _row(phase: PhaseReport) -> tuple[str, ...]:
     return (
         f"{phase.expert}-noise",
         str(phase.steps),
-        change(phase.passes_full, phase.passes),
+        _change(phase.passes_full, phase.passes),
         _join(phase.latent_frames),
         _join(phase.sequence_lengths),
         f"{phase.frame_steps_full} -> {phase.frame_steps}",

@@ -11,7 +11,6 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import pluggy
-import torch
 from torch import Tensor
 
 from halfframe.errors import HalfframeError, StrategyError
@@ -108,7 +107,8 @@ class ForwardPasses:
         if isinstance(move, Given):
             if not isinstance(key, int) or key >= len(move.velocities):
                 raise StrategyError(f"{self._named} gives no velocity for forward pass {key} of step {step.index + 1}.")
-            return checked(move.velocities[key], latents.shape, None, f"the velocity that {self._named} gives")
+            velocity = move.velocities[key].to(latents.device)
+            return checked(velocity, latents.shape, None, f"the velocity that {self._named} gives")
         shown = self._shown.get(key)
         if shown is None or shown.shape != latents.shape:
             raise StrategyError(

@@ -12,7 +12,7 @@ Source: CFG truncation, as combined with half-frame generation for Wan2.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -26,6 +26,7 @@ GuidanceRule = Literal["both", "conditional", "delta", "delta if known"]
 """What a step computes; ``"delta"`` falls back on ``"conditional"``, ``"delta if known"`` on ``"both"``."""
 
 
+@runtime_checkable
 class GuidancePlan(Protocol):
     """Says for each step whether the unconditional pass is computed."""
 

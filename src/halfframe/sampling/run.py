@@ -156,8 +156,10 @@ class SamplingRun:
         self._index += 1
         self._number, self._stood_in = 0, ""
         ended = self._index == len(schedule.steps)
-        if ended and schedule.maps and not self._switch.done:
-            return _with_sample(result, lambda latents: self._switched(latents, None))
+        if ended:
+            if schedule.maps and not self._switch.done:
+                result = _with_sample(result, lambda latents: self._switched(latents, None))
+            self._hooks.halfframe_latents(latents=_sample(result).detach())
         comes_next = not ended and schedule.steps[self._index].expert == "low" and not self._switch.done
         self._switch.watch(_sample(result) if comes_next else None)
         return result

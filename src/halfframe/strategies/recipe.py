@@ -143,12 +143,16 @@ class Recipe(Strategy):
         known = ("halfframe", "steps", "shift", "boundary", "high_noise_steps", "moves", "measured")
         unknown = [key for key in data if key not in known]
         if unknown:
-            raise OptionError(f"unknown key {unknown[0]!r}; known are {', '.join(known)}.{did_you_mean(unknown[0], known)}")
+            raise OptionError(
+                f"unknown key {unknown[0]!r}; known are {', '.join(known)}.{did_you_mean(unknown[0], known)}"
+            )
         moves = data.get("moves")
         if not isinstance(moves, list) or not all(isinstance(move, str) for move in moves):
             raise OptionError(f'"moves" must be a list of names, got {moves!r}.')
         if data.get("steps") != len(moves):
-            raise OptionError(f'"steps" is {data.get("steps")!r}, but there are {len(moves)} moves; needed: one a step.')
+            raise OptionError(
+                f'"steps" is {data.get("steps")!r}, but there are {len(moves)} moves; needed: one a step.'
+            )
         for key, kind in (("shift", int | float), ("boundary", int | float), ("measured", dict)):
             if key in data and (not isinstance(data[key], kind) or isinstance(data[key], bool)):
                 raise OptionError(f'"{key}" must be {"an object" if kind is dict else "a number"}, got {data[key]!r}.')

@@ -1,4 +1,4 @@
-"""diffusers pipelines with random weights: diffusers' own classes, unmodified; tokenizer and text encoder are stood in for."""
+"""diffusers pipelines with random weights: its own classes, unmodified; tokenizer and text encoder are stood in for."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from halfframe.compare import Generate, Variant, compare, markdown
 from halfframe.errors import OptionError
-from halfframe.plugins import parse_strategy
 from halfframe.tinywan.clips import parse_prompt
 from halfframe.tinywan.generation import GUIDE_SCALE, NUM_FRAMES, generate
 from halfframe.tinywan.model import SHIFT, SIDE, load_diffusers, load_wan
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt", default=PROMPT, help="in TinyWan's own language (default: %(default)r)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
-    parser.add_argument("--sample_steps", type=int, default=20, help="solver steps (default: %(default)s)")
+    parser.add_argument("--sample_steps", type=int, default=20, help="steps (default: %(default)s)")
     parser.add_argument(
         "--strategy",
         action="append",
@@ -59,7 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
         "pipeline": f"{arguments.host} {type(pipe).__name__}",
         "video": f"{NUM_FRAMES} frames {SIDE}x{SIDE}",
         "dtype": "float32",
-        "solver": "UniPC",
+        "scheduler": "UniPC",
         "shift": SHIFT,
         "guidance_scale": GUIDE_SCALE,
     }
@@ -82,5 +81,4 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _variant(text: str) -> Variant:
-    name, options = parse_strategy(text)
-    return Variant(text, {"strategy": name, **options})
+    return Variant(text, {"strategy": text})

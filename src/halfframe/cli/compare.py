@@ -8,14 +8,14 @@ import sys
 import warnings
 from pathlib import Path
 
+from halfframe.cli.options import add_guidance, add_strategy, guidance_from
 from halfframe.compare import pipelines
 from halfframe.compare.files import compare_files
 from halfframe.compare.output import markdown
 from halfframe.compare.results import Comparison, Variant, fewer_steps
 from halfframe.compare.runner import compare
-from halfframe.context import DEFAULT_STRATEGY
 from halfframe.errors import HalfframeError, OptionError
-from halfframe.plugins import parse_strategy
+from halfframe.plugins.strategies import DEFAULT_STRATEGY
 
 __all__ = ["DESCRIPTION", "add_arguments", "main"]
 
@@ -55,41 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     clip.add_argument("--seed", action="append", type=int, metavar="N", help="repeatable (default: 0)")
     clip.add_argument("--frame_num", type=int, metavar="N", help="video frames, 4n+1 (default: 81; 17 with --tiny)")
     clip.add_argument("--size", metavar="WxH", help="pixels, multiples of 16 (default: 1280x720; 64x48 with --tiny)")
-    clip.add_argument("--sample_steps", type=int, metavar="N", help="solver steps (default: 40; 8 with --tiny)")
+    clip.add_argument("--sample_steps", type=int, metavar="N", help="steps (default: 40; 8 with --tiny)")
     clip.add_argument("--sample_shift", type=float, metavar="S", help="of the schedule (default: the pipeline's own)")
 
     variants = parser.add_argument_group("what to compare with the plain pipeline")
-    variants.add_argument(
-        "--strategy",
-        "--half_frame_strategy",
-        dest="strategy",
-        action="append",
-        metavar="NAME[:OPTIONS]",
-        help="an installed strategy, as interleave:stride=3,full_start=1, or none for all frames; repeatable "
-        f"(default: {DEFAULT_STRATEGY})",
-    )
-    variants.add_argument("--noise", choices=("full", "short"), default="full", help="see halfframe.enabled")
-    variants.add_argument(
-        "--cfg_truncate_steps",
-        type=int,
-        default=0,
-        metavar="N",
-        help="a second variant of each strategy leaves out guidance in the last N steps",
-    )
-    variants.add_argument(
-        "--cfg_truncate_high_noise_steps",
-        type=int,
-        default=0,
-        metavar="N",
-        help="and in the last N steps of the high-noise expert",
-    )
-    variants.add_argument(
-        "--cfg_every",
-        type=int,
-        default=1,
-        metavar="N",
-        help="and computes guidance anew at every N-th step of each expert only",
-    )
+    add_strategy(variants, repeatable=True)
+    add_guidance(variants)
     variants.add_argument("--fewer_steps", action="append", type=int, metavar="N", help="plain, N steps; repeatable")
     variants.add_argument("--no-equal-cost", action="store_true", help="do not add fewer steps at equal cost by itself")
     variants.add_argument(
@@ -158,29 +129,20 @@ def _compared(arguments: argparse.Namespace) -> Comparison:
 
 
 def _variants(arguments: argparse.Namespace) -> list[Variant]:
-    last, last_high, every = arguments.cfg_truncate_steps, arguments.cfg_truncate_high_noise_steps, arguments.cfg_every
-    truncation = {"cfg_truncate_steps": last} if last else {}
-    truncation |= {"cfg_truncate_high_noise_steps": last_high} if last_high else {}
-    truncation |= {"cfg_every": every} if every != 1 else {}
-    cuts = [
-        *([f"truncated {last}/{last_high}"] if last or last_high else []),
-        *([f"every {every}"] if every != 1 else []),
-    ]
-    cut = f"CFG {', '.join(cuts)}"
+    guidance = guidance_from(arguments)
+    cut = f"CFG truncated {guidance.skip_last}/{guidance.skip_last_high}"
+    cut += f", every {guidance.every}" if guidance.every > 1 else ""
     variants = []
     for name in dict.fromkeys(arguments.strategy or [DEFAULT_STRATEGY]):
-        strategy, strategy_options = parse_strategy(name)
-        halved = strategy is not None
-        options = {"strategy": strategy, **strategy_options}
+        halved = name != "none"
         if halved:
-            options |= {"noise": arguments.noise} if arguments.noise != "full" else {}
-            variants.append(Variant(name, options))
-        elif not truncation:
+            variants.append(Variant(name, {"strategy": name}))
+        elif not guidance:
             raise OptionError(
                 "--strategy none computes all frames, as the baseline; give --cfg_truncate_steps or --cfg_every too."
             )
-        if truncation:
-            variants.append(Variant(f"{name}, {cut}" if halved else cut, {**options, **truncation}))
+        if guidance and not name.endswith(".json"):
+            variants.append(Variant(f"{name}, {cut}" if halved else cut, {"strategy": name, "guidance": guidance}))
     return variants + [fewer_steps(steps) for steps in dict.fromkeys(arguments.fewer_steps or [])]
 
 

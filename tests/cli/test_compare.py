@@ -13,8 +13,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from halfframe.cli.compare import add_arguments, main
 from halfframe.compare import write_video
-from halfframe.compare.command import add_arguments, main
 from halfframe.testing import tiny_diffusers_i2v, tiny_diffusers_t2v
 
 SMALL = ["--size", "32x32", "--frame_num", "9", "--sample_steps", "4"]
@@ -201,7 +201,7 @@ def test_the_official_pipeline_needs_a_gpu(capsys: pytest.CaptureFixture[str], t
 def test_import_halfframe_imports_none_of_it() -> None:
     code = (
         "import sys, halfframe; found = {'skimage', 'matplotlib', 'imageio', 'PIL', 'halfframe.compare'} & "
-        "set(sys.modules); assert not found, found; import halfframe.compare.command; "
+        "set(sys.modules); assert not found, found; import halfframe.cli.compare; "
         "found = {'skimage', 'matplotlib', 'imageio', 'lpips'} & set(sys.modules); assert not found, found"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,65 @@
+"""Results as they come, in a file of JSON lines that a later call reads again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from halfframe.errors import OptionError
+
+__all__ = ["Log"]
+
+
+class Log:
+    """Numbers by name, each computed once.
+
+    Args:
+        path: of the file; None keeps them in memory.
+        settings: what they were measured with; a file of other settings is refused.
+
+    Raises:
+        OptionError: the file was written with other settings, or is no such file.
+    """
+
+    def __init__(self, path: Path | None, settings: dict[str, object]) -> None:
+        self._path = path
+        self._known: dict[str, float] = {}
+        if path is None:
+            return
+        if path.exists():
+            self._read(path, settings)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+
+    def get(self, name: str, compute: Callable[[], float]) -> float:
+        """The number of that name, computed if need be, and written down at once."""
+        if name not in self._known:
+            self._known[name] = compute()
+            if self._path is not None:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([name, self._known[name]]) + "\n")
+        return self._known[name]
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def _read(self, path: Path, settings: dict[str, object]) -> None:
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # what was cut off in the middle of a line is measured again
+        first, *lines = whole.splitlines() or [""]
+        try:
+            written = json.loads(first)
+            self._known = dict(json.loads(line) for line in lines)
+        except ValueError as error:
+            raise OptionError(f"{path} is no log of a tuning: {error}; give another output folder.") from error
+        wanted = json.loads(json.dumps(settings))
+        other = sorted(key for key in {*written, *wanted} if written.get(key) != wanted.get(key))
+        if other:
+            raise OptionError(
+                f"{path} was begun with other settings ({', '.join(other)} differ); give another output folder, or "
+                "the same settings to go on."
+            )
+        if whole != text:
+            path.write_text(whole, encoding="utf-8")

@@ -1,0 +1,63 @@
+"""What `tune` returns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from halfframe.strategies.recipe import Recipe
+from halfframe.tuning.search import MoveTable
+
+__all__ = ["Measured", "Tuning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A recipe, or a rival, that was run.
+
+    Attributes:
+        recipe: its moves.
+        cost: in full steps of the schedule asked for, by measured time.
+        predicted: mean square error that the search expected; None for a rival.
+        error: mean square error of the final latents, over the clips it was run on.
+        errors: of each of these clips.
+        kind: ``"recipe"``, ``"fewer steps"`` or ``"truncated guidance"``.
+    """
+
+    recipe: Recipe
+    cost: float
+    predicted: float | None
+    error: float
+    errors: tuple[float, ...]
+    kind: str = "recipe"
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What `tune` found.
+
+    Attributes:
+        steps: of the schedule asked for.
+        tables: the errors of single moves, for each schedule that was searched.
+        chosen: the best recipe for each budget, as measured on the clips of the search.
+        checked: the same recipes on clips that the search did not see; empty without such.
+        rivals: fewer plain steps, and fewer steps with guidance truncated, measured on the same clips as `checked`
+            (on those of the search without such).
+        peak: largest square of the plain latents' range, for decibels.
+    """
+
+    steps: int
+    tables: tuple[MoveTable, ...]
+    chosen: tuple[Measured, ...]
+    checked: tuple[Measured, ...]
+    rivals: tuple[Measured, ...]
+    peak: float
+
+    def decibels(self, error: float) -> float:
+        """A mean square error as PSNR in latents."""
+        return 10 * math.log10(self.peak / error) if error else math.inf
+
+    def rival(self, cost: float, kind: str) -> Measured | None:
+        """The nearest rival of that kind that costs `cost` or less."""
+        fitting = [rival for rival in self.rivals if rival.kind == kind and rival.cost <= cost + 0.02]
+        return min(fitting, key=lambda rival: rival.error, default=None)

@@ -1,0 +1,261 @@
+"""`tune`: measure moves, search recipes for each budget, and measure those beside fewer steps."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from halfframe.compare.generators import diffusers_generate, official_generate
+from halfframe.errors import OptionError, is_count
+from halfframe.strategies.recipe import Recipe
+from halfframe.tuning.frontier import plot, table, to_dict, write_json
+from halfframe.tuning.log import Log
+from halfframe.tuning.result import Measured, Tuning
+from halfframe.tuning.search import MoveTable, best_moves, parts_of
+from halfframe.tuning.table import Bench, Call
+
+__all__ = ["BUDGETS", "MOVES", "tune", "tune_cases"]
+
+_logger = logging.getLogger(__name__)
+
+BUDGETS = (0.9, 0.75, 0.6, 0.45)
+"""Shares of the full cost that recipes are made for."""
+
+MOVES = ("merge:2", "merge:3", "merge:4", "interleave:2", "reuse")
+"""Moves that are tried at every step; where steps are guided, each but ``reuse`` with ``+cond`` and ``+delta`` too."""
+
+
+def tune(
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    *,
+    steps: int,
+    check_prompts: Sequence[str] = (),
+    check_seeds: Sequence[int] = (0,),
+    budgets: Sequence[float] = BUDGETS,
+    moves: Sequence[str] = MOVES,
+    schedules: Sequence[int] | None = None,
+    runs: int = 6,
+    output: str | Path | None = None,
+    tell: Callable[[str], None] = _logger.info,
+    **arguments: Any,
+) -> Tuning:
+    """Measure on your own weights what each step can do without, and make recipes of it.
+
+    For guided models, for distilled ones and for image-to-video alike, on the official pipelines and diffusers'. See
+    `tune_cases` for what is measured.
+
+    Args:
+        pipe: a pipeline that `halfframe.enabled` serves, LoRAs loaded.
+        prompts: of the clips of the search; each is made with each seed.
+        seeds: of their noise.
+        steps: of the schedule that the recipes stand in for.
+        check_prompts: of clips that judge the recipes, unseen by the search.
+        check_seeds: of their noise.
+        budgets: shares of the full cost, 0..1, one recipe for each.
+        moves: what is tried at each step, see `MOVES`.
+        schedules: numbers of steps that recipes may have; by default `steps`, three quarters and half of it.
+        runs: recipes measured for each budget.
+        output: folder for the log, the recipes and the table; the same call goes on from the log.
+        tell: is told, a line at a time, what goes on; by default the log is.
+        **arguments: of ``pipe.generate`` or of the pipeline's call, such as `size`, `frame_num`, `num_frames`, `image`.
+
+    Raises:
+        OptionError: unusable numbers or moves, or a log of other settings.
+    """
+    generate = (official_generate if hasattr(pipe, "generate") else diffusers_generate)(pipe, **arguments)
+    search, judges = (
+        [(prompt, seed) for prompt in some for seed in numbers]
+        for some, numbers in ((prompts, seeds), (check_prompts, check_seeds))
+    )
+    clips = [*search, *judges]
+
+    def call(case: int, count: int) -> Any:
+        return generate(*clips[case], count)
+
+    settings = {"prompts": list(prompts), "seeds": list(seeds)}
+    settings |= {key: str(value) for key, value in generate.facts.items()}
+    return tune_cases(
+        pipe,
+        call,
+        len(search),
+        steps=steps,
+        budgets=budgets,
+        moves=moves,
+        schedules=schedules,
+        runs=runs,
+        check=len(judges),
+        output=output,
+        settings=settings,
+        tell=tell,
+    )
+
+
+def tune_cases(
+    pipe: Any,
+    call: Call,
+    cases: int,
+    *,
+    steps: int,
+    budgets: Sequence[float] = BUDGETS,
+    moves: Sequence[str] = MOVES,
+    schedules: Sequence[int] | None = None,
+    runs: int = 6,
+    check: int = 0,
+    output: str | Path | None = None,
+    settings: dict[str, Any] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Tuning:
+    """`tune` for any way to call a pipeline; a case may be a batch of clips.
+
+    The plain clips are run once; then every move at every step alone, from the stored state before that step; then, for
+    each budget, the recipes that the search expects to be best, and around the best of those again. At the end the
+    chosen recipes are run on clips that the search did not see, beside fewer steps at equal cost, with all their
+    guidance and with it truncated.
+
+    Args:
+        pipe: a pipeline that `halfframe.enabled` serves.
+        call: ``(case, steps)`` calls it for clip `case` with so many steps; the same case must give the same clip.
+        cases: clips of the search are ``0 .. cases - 1``.
+        steps: of the schedule that the recipes stand in for.
+        budgets: shares of the full cost, 0..1, one recipe for each.
+        moves: what is tried, see `MOVES`; a move with ``+`` is taken as it is.
+        schedules: numbers of steps that recipes may have; by default `steps`, three quarters and half of it.
+        runs: recipes measured for each budget.
+        check: clips ``cases .. cases + check - 1`` are for the check.
+        output: folder for the log, the recipes and the table; a call with the same settings goes on from the log.
+        settings: more that a log must agree on, such as prompts and seeds.
+        tell: is told, a line at a time, what goes on.
+
+    Raises:
+        OptionError: unusable numbers or moves, or a log of other settings.
+    """
+    for name, value, least in (("steps", steps, 1), ("cases", cases, 1), ("runs", runs, 1), ("check", check, 0)):
+        if not is_count(value, least):
+            raise OptionError(f"{name} must be an integer >= {least}, got {value!r}.")
+    if not budgets or not all(0 < budget <= 1 for budget in budgets):
+        raise OptionError(f"budgets must be shares of the full cost in 0..1, got {list(budgets)}.")
+    lengths = tuple(schedules or dict.fromkeys((steps, round(0.75 * steps), round(0.5 * steps))))
+    folder = None if output is None else Path(output)
+    kept = {"steps": steps, "moves": list(moves), "cases": cases, **(settings or {})}
+    log = Log(None if folder is None else folder / "tuning.jsonl", kept)
+    bench = Bench(pipe, call, cases, steps, log, tell)
+    tried = _tried(moves, bench.guided())
+    _tell_beforehand(bench, lengths, tried, len(budgets) * runs, check, tell)
+    errors = [bench.table(length, tried) for length in lengths]
+    tables = tuple(replace(table, costs=bench.costs(tried)) for table in errors)  # by all the times that were taken
+    tell(f"{len(log)} results measured; searching")
+    chosen = tuple(_search(bench, tables, budget * steps, runs, tell) for budget in sorted(budgets, reverse=True))
+    peak = _peak(bench)
+    judge = bench if not check else _judge(bench, pipe, call, cases, check, kept, folder)
+    checked = tuple(_run(judge, found.recipe.moves, found.cost, found.predicted) for found in chosen) if check else ()
+    rivals = tuple(_rivals(judge, steps, bench.guided(), tell))
+    tuning = Tuning(steps, tables, chosen, checked, rivals, peak)
+    if folder is not None:
+        _save(tuning, folder)
+    return tuning
+
+
+def _tell_beforehand(
+    bench: Bench, lengths: Sequence[int], tried: Sequence[str], recipes: int, check: int, tell: Callable[[str], None]
+) -> None:
+    """How many forward passes there will be at most, and how long they will take."""
+    parts = len({part for move in tried for part in parts_of(move)}) - 1
+    per_step = 2 if bench.guided() else 1
+    table = sum(length + parts * length * (length + 1) // 2 for length in lengths)
+    judged = check or bench.cases
+    rivals = sum(count * (3 if per_step == 2 else 1) for count in range(1, bench.steps + 1))
+    passes = per_step * (bench.cases * (table + recipes * bench.steps) + judged * (rivals + recipes * bench.steps))
+    each = statistics.median(seconds for counts in bench.seconds.values() for seconds in counts)
+    tell(f"up to {passes:,} forward passes, about {passes * each / 60:.0f} minutes if nothing is known yet")
+
+
+def _tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
+    tried = ["full"]
+    for move in ("full", *moves):
+        plain = "+" not in move and move != "reuse"
+        tried += [move, *((f"{move}+cond", f"{move}+delta") if plain and guided else ())]
+    Recipe(("full", *tried))  # refuses a move that is none
+    return tuple(dict.fromkeys(tried))
+
+
+def _search(
+    bench: Bench, tables: Sequence[MoveTable], budget: float, runs: int, tell: Callable[[str], None]
+) -> Measured:
+    """The best measured recipe of `runs`: the expected best, then those around the best so far."""
+    waiting: dict[tuple[str, ...], tuple[float, MoveTable]] = {}
+    done: dict[tuple[str, ...], Measured] = {}
+
+    def offer(table: MoveTable, forbidden: frozenset[tuple[int, str]]) -> None:
+        moves = best_moves(table, budget, forbidden)
+        if moves is not None and moves not in done and math.isfinite(table.error(moves)):
+            waiting[moves] = (table.error(moves), table)
+
+    for found in tables:
+        offer(found, frozenset())
+    while waiting and len(done) < runs:
+        moves = min(waiting, key=lambda moves: waiting[moves][0])
+        predicted, table = waiting.pop(moves)
+        done[moves] = found = _run(bench, moves, table.cost(moves), predicted)
+        tell(f"budget {budget:.2f}: {' '.join(moves)}: {found.error:.3g}, expected {predicted:.3g}")
+        if found is min(done.values(), key=lambda other: other.error):
+            for index, move in enumerate(moves):
+                if move != "full":
+                    offer(table, frozenset({(index, move)}))
+    if not done:
+        raise OptionError(f"no recipe costs {budget:.2f} full steps or less; give a larger budget, or further moves.")
+    return min(done.values(), key=lambda found: found.error)
+
+
+def _run(bench: Bench, moves: Sequence[str], cost: float, predicted: float | None, kind: str = "recipe") -> Measured:
+    errors = bench.measured(moves)
+    recipe = Recipe(tuple(moves), high_noise_steps=bench.high(len(moves)))
+    return Measured(recipe, cost, predicted, statistics.fmean(errors), tuple(errors), kind)
+
+
+def _judge(
+    bench: Bench, pipe: Any, call: Call, first: int, count: int, kept: dict[str, Any], folder: Path | None
+) -> Bench:
+    """A bench over the clips that the search did not see."""
+    log = Log(None if folder is None else folder / "check.jsonl", {**kept, "check": count})
+    judge = Bench(pipe, lambda case, steps: call(first + case, steps), count, bench.steps, log, bench.tell)
+    judge.seconds = bench.seconds
+    return judge
+
+
+def _rivals(bench: Bench, steps: int, guided: bool, tell: Callable[[str], None]) -> Sequence[Measured]:
+    """Fewer plain steps, and fewer steps of which the last skip the unconditional pass."""
+    rivals = []
+    for count in range(1, steps + 1):
+        tell(f"rivals: {count} of {steps} steps")
+        if count < steps:
+            rivals.append(_run(bench, ["full"] * count, float(count), None, "fewer steps"))
+        for skipped in (round(count * 0.25), round(count * 0.5)) if guided else ():
+            if skipped:
+                moves = ["full"] * (count - skipped) + ["full+cond"] * skipped
+                rivals.append(_run(bench, moves, count - skipped / 2, None, "truncated guidance"))
+    return rivals
+
+
+def _peak(bench: Bench) -> float:
+    latents = [bench.plain(case, bench.steps)[0] for case in range(bench.cases)]
+    return max(float(one.max() - one.min()) for one in latents) ** 2
+
+
+def _save(tuning: Tuning, folder: Path) -> None:
+    judged = tuning.checked or tuning.chosen
+    for found in judged:
+        measured = to_dict(tuning, found)
+        name = f"recipe-{found.cost / tuning.steps:.2f}.json"
+        replace(found.recipe, measured=measured).save(folder / name)
+    write_json(tuning, folder / "tuning.json")
+    (folder / "tuning.md").write_text(table(tuning), encoding="utf-8")
+    with contextlib.suppress(ImportError):  # matplotlib is of the extra `compare`
+        plot(tuning, folder / "frontier.png")

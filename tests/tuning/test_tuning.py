@@ -1,0 +1,207 @@
+"""Tuning on the real pipelines, of random weights: what is replayed, what is measured, what is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import halfframe
+from halfframe.errors import OptionError
+from halfframe.testing import tiny_diffusers_t2v, tiny_wan_t2v
+from halfframe.tuning import tune, tune_cases
+from halfframe.tuning.frontier import table
+from halfframe.tuning.replay import final_latents
+
+STEPS = 5
+
+
+class Host:
+    """A pipeline and how it is called, with its forward passes counted."""
+
+    def __init__(self, pipe: Any, call: Any) -> None:
+        self.pipe = pipe
+        self.passes = 0
+        self._call = call
+        for name in ("transformer", "transformer_2", "high_noise_model", "low_noise_model"):
+            if hasattr(pipe, name):
+                getattr(pipe, name).blocks[0].register_forward_hook(self._count)  # reached by computed passes only
+
+    def _count(self, *_: Any) -> None:
+        self.passes += 1
+
+    def __call__(self, case: int, steps: int) -> Any:
+        return self._call(case, steps)
+
+
+def diffusers() -> Host:
+    pipe = tiny_diffusers_t2v()
+
+    def call(case: int, steps: int) -> Any:
+        return pipe(
+            f"prompt {case}",
+            height=32,
+            width=32,
+            num_frames=17,
+            num_inference_steps=steps,
+            max_sequence_length=8,
+            generator=torch.Generator().manual_seed(case),
+        )
+
+    return Host(pipe, call)
+
+
+def official() -> Host:
+    pipe = tiny_wan_t2v()
+
+    def call(case: int, steps: int) -> Any:
+        arguments = {"size": (32, 32), "frame_num": 17, "sampling_steps": steps, "shift": 12.0}
+        return pipe.generate(f"prompt {case}", seed=case, offload_model=False, **arguments)
+
+    return Host(pipe, call)
+
+
+@pytest.mark.parametrize("make", [diffusers, official])
+def test_a_replayed_run_is_the_plain_run_and_computes_only_its_end(make: Any) -> None:
+    host = make()
+    full = ["full"] * STEPS
+    plain, record = final_latents(host.pipe, lambda: host(0, STEPS), full)
+    assert host.passes == 2 * STEPS
+    for start in range(1, STEPS):
+        host.passes = 0
+        replayed, _ = final_latents(host.pipe, lambda: host(0, STEPS), full, record, start)
+        assert torch.equal(replayed, plain)
+        assert host.passes == 2 * (STEPS - start)
+
+
+@pytest.mark.parametrize("move", ["merge:2", "interleave:2", "reuse", "full+cond", "full+delta", "merge:2+delta"])
+@pytest.mark.parametrize("make", [diffusers, official])
+def test_a_move_after_a_replay_is_the_move_in_a_whole_run(make: Any, move: str) -> None:
+    host = make()
+    plain, record = final_latents(host.pipe, lambda: host(0, STEPS), ["full"] * STEPS)
+    moves = ["full", move, *["full"] * (STEPS - 2)]
+    whole, _ = final_latents(host.pipe, lambda: host(0, STEPS), moves)
+    after, _ = final_latents(host.pipe, lambda: host(0, STEPS), moves, record, 1)
+    assert torch.equal(whole, after)
+    assert not torch.equal(whole, plain)
+
+
+def test_nothing_is_decoded_and_the_pipe_is_as_before() -> None:
+    host = diffusers()
+    host(0, 1)  # diffusers itself keeps some of a call's arguments
+    before = dict(vars(host.pipe)), type(host.pipe)
+    host.pipe.vae.decode = None  # would fail if it were called
+    final_latents(host.pipe, lambda: host(0, 2), ["full"] * 2)
+    del host.pipe.vae.decode
+    assert (dict(vars(host.pipe)).keys(), type(host.pipe)) == (before[0].keys(), before[1])
+    assert halfframe.enable(host.pipe)
+    halfframe.disable(host.pipe)
+
+
+def test_a_call_of_another_pipeline_is_told() -> None:
+    host, other = diffusers(), diffusers()
+    with pytest.raises(halfframe.HalfframeError, match="needed: a call that runs the pipeline that is tuned"):
+        final_latents(host.pipe, lambda: other(0, 2), ["full"] * 2)
+
+
+def test_tuning_ends_in_recipes_that_cost_no_more_than_asked(tmp_path: Path) -> None:
+    host = diffusers()
+    arguments: dict[str, Any] = {
+        "steps": STEPS,
+        "budgets": (0.8, 0.5),
+        "moves": ("merge:2", "reuse"),
+        "schedules": (STEPS, 4),
+        "runs": 3,
+        "check": 1,
+        "output": tmp_path,
+    }
+    found = tune_cases(host.pipe, host, 2, **arguments)
+    assert [chosen.cost <= share * STEPS + 1e-6 for chosen, share in zip(found.chosen, (0.8, 0.5), strict=True)]
+    assert len(found.checked) == 2
+    assert all(len(checked.errors) == 1 for checked in found.checked)
+    assert {rival.kind for rival in found.rivals} == {"fewer steps", "truncated guidance"}
+    for checked in found.checked:  # what was measured is what the recipe does
+        moves = checked.recipe.moves
+        latents, _ = final_latents(host.pipe, lambda moves=moves: host(2, len(moves)), moves)
+        plain, _ = final_latents(host.pipe, lambda: host(2, STEPS), ["full"] * STEPS)
+        assert float((latents - plain).square().mean()) == pytest.approx(checked.error, rel=1e-6)
+
+    recipes = sorted(tmp_path.glob("recipe-*.json"))
+    assert recipes
+    for path in recipes:
+        recipe = halfframe.Recipe.load(path)
+        assert recipe.measured["clips"] == 1
+        with halfframe.enabled(host.pipe, path.as_posix()) as run:
+            host(0, len(recipe.moves))
+        assert run.report is not None
+        assert run.report.moves == recipe.moves
+    assert "| cost | recipe |" in (tmp_path / "tuning.md").read_text()
+    assert table(found) == (tmp_path / "tuning.md").read_text()
+
+    # Called again it goes on from its log: nothing but the plain runs is computed anew.
+    before = (tmp_path / "tuning.jsonl").read_text()
+    host.passes = 0
+    again = tune_cases(host.pipe, host, 2, **arguments)
+    assert host.passes == 2 * STEPS * 2  # the plain clips of the search
+    assert (tmp_path / "tuning.jsonl").read_text() == before
+    assert len(again.chosen) == 2
+    with pytest.raises(OptionError, match=r"other settings \(cases differ\)"):
+        tune_cases(host.pipe, host, 1, **arguments)
+
+
+def test_a_log_that_was_cut_off_is_read_up_to_there(tmp_path: Path) -> None:
+    host = diffusers()
+    arguments: dict[str, Any] = {"steps": 3, "budgets": (0.7,), "moves": ("reuse",), "schedules": (3,), "runs": 1}
+    tune_cases(host.pipe, host, 1, output=tmp_path, **arguments)
+    log = tmp_path / "tuning.jsonl"
+    whole = log.read_text()
+    log.write_text(whole[:-9])
+    tune_cases(host.pipe, host, 1, output=tmp_path, **arguments)
+    names = [json.loads(line)[0] for line in log.read_text().splitlines()[1:] if line.endswith("]")]
+    assert names[-1] == json.loads(whole.splitlines()[-1])[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be an integer >= 1, got 0"),
+        ({"budgets": (1.5,)}, r"budgets must be shares of the full cost in 0..1, got \[1.5\]"),
+        ({"moves": ("megre:2",)}, "Did you mean 'merge'"),
+    ],
+)
+def test_unusable_arguments(change: dict[str, Any], message: str) -> None:
+    host = diffusers()
+    with pytest.raises(OptionError, match=message):
+        tune_cases(host.pipe, host, 1, **{"steps": 2, **change})
+
+
+@pytest.mark.parametrize("make", [diffusers, official])
+def test_tuning_by_prompts_and_seeds(make: Any, tmp_path: Path) -> None:
+    pipe = make().pipe
+    frames = {"num_frames": 17, "max_sequence_length": 8} if make is diffusers else {"frame_num": 17, "shift": 12.0}
+    more = {} if make is diffusers else {"offload_model": False}
+    said: list[str] = []
+    found = tune(
+        pipe,
+        ["a cat", "a dog"],
+        [3],
+        steps=3,
+        check_prompts=["a bird"],
+        check_seeds=[4, 5],
+        budgets=(0.7,),
+        moves=("reuse",),
+        runs=1,
+        output=tmp_path,
+        tell=said.append,
+        size=(32, 32),
+        **frames,
+        **more,
+    )
+    assert len(found.chosen[0].errors) == 2
+    assert len(found.checked[0].errors) == 2
+    assert any("forward passes, about" in line for line in said)
+    settings = json.loads((tmp_path / "tuning.jsonl").read_text().splitlines()[0])
+    assert settings["prompts"] == ["a cat", "a dog"]
