@@ -156,7 +156,7 @@ class HalfframeRecipe(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Makes Wan2.2 A14B faster by a recipe: a file that says for every step what is computed, as "
-                "`halfframe tune` finds it. Both samplers must have the recipe's number of steps and split."
+                "halfframe.tuning finds it. Both samplers must have the recipe's number of steps and split."
             ),
             inputs=[
                 io.Model.Input("high_noise_model", tooltip="The high-noise model, after LoRA and ModelSamplingSD3."),

@@ -264,6 +264,40 @@ def test_a_hook_may_rewrite_the_clip_at_the_switch(t2v_experts: Experts) -> None
     assert_same(latents, plain.flip(-1))
 
 
+def test_the_final_latents_are_seen_where_the_schedule_ends(t2v_experts: Experts) -> None:
+    class See:
+        def __init__(self) -> None:
+            self.seen: list[Tensor] = []
+
+        @halfframe.hookimpl
+        def halfframe_latents(self, latents: Tensor) -> None:
+            self.seen.append(latents)
+
+    see = See()
+    high, low = shifted(t2v_experts.high), shifted(t2v_experts.low)
+    patched = patch_model(high, "interpolate", plugins=[see])
+    last = patch_model(low, "interpolate", expert="low", until="end", plugins=[see])
+    latents = two_stages(patched, last, t2v_experts, steps=STEPS, split=SPLIT)
+    (seen,) = see.seen
+    assert_same(seen, normalised(latents))
+
+
+def test_lazycache(t2v_experts: Experts, comfy: Any) -> None:
+    """It skips whole steps, of all frames, so it may stand beside maps that change."""
+    high = shifted(t2v_experts.high)
+    settings = {"reuse_threshold": 0.0, "start_percent": 0.1, "end_percent": 0.95, "verbose": False}
+    (cached,) = call(comfy.nodes_easycache.LazyCacheNode, model=high, **settings)
+    latents = stage(patch_model(cached, "interleave"), t2v_experts, empty(), steps=STEPS, end=SPLIT)["samples"]
+    expected = stage(patch_model(high, "interleave"), t2v_experts, empty(), steps=STEPS, end=SPLIT)["samples"]
+    assert torch.equal(latents, expected)
+    (eager,) = call(comfy.nodes_easycache.LazyCacheNode, model=high, **{**settings, "reuse_threshold": 1e9})
+    skipped = stage(patch_model(eager, "interleave"), t2v_experts, empty(), steps=8, end=5)["samples"]
+    assert skipped.isfinite().all()
+    assert not torch.allclose(
+        skipped, stage(patch_model(high, "interleave"), t2v_experts, empty(), steps=8, end=5)["samples"], atol=1e-3
+    )
+
+
 def test_interrupt(t2v_experts: Experts, comfy: Any) -> None:
     high, patched = plain_and_patched(t2v_experts, "merge")
     expected = stage(patched, t2v_experts, empty(), steps=STEPS, end=SPLIT)["samples"]

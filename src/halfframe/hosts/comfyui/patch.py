@@ -129,7 +129,10 @@ class _Wrappers:
                 samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
             finally:
                 guider.model_options = usual
-            samples = _switched(run, guider.model_patcher.model, samples)
+            model = guider.model_patcher.model
+            samples = _switched(run, model, samples)
+            if run.table.end == 0:
+                self._configuration.hooks.hook.halfframe_latents(latents=model.process_latent_in(samples))
             # A recipe may leave the steps of one of its models whole.
             part = isinstance(self._configuration.strategy, Recipe)
             run.run.announce(run.run.report(), not part or run.skips, not part or run.truncates)
