@@ -11,7 +11,7 @@ import pluggy
 
 from halfframe.errors import HalfframeWarning, warn
 from halfframe.report.report import Report
-from halfframe.sampling.host import PrefetchOutcome
+from halfframe.sampling.host import HostFacts, PrefetchOutcome
 from halfframe.sampling.schedule import Schedule
 from halfframe.sampling.scheduler import Scheduler
 
@@ -22,11 +22,10 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a user asked for: a strategy, guidance without some of its passes, prefetch."""
+    """What was to happen: fewer frames or steps computed, guidance without some of its passes."""
 
-    strategy: bool
+    skips: bool
     guidance: bool
-    prefetch: bool
 
 
 def announce(report: Report, hooks: pluggy.HookRelay, wishes: Wishes, prefetched: PrefetchOutcome | None) -> None:
@@ -43,7 +42,7 @@ def announce(report: Report, hooks: pluggy.HookRelay, wishes: Wishes, prefetched
         )
     if wishes.guidance and not report.guidance_truncated:
         _warn(f"no unconditional pass was skipped: {_why_not_truncated(report)}")
-    if not report.saved and (wishes.strategy or not (wishes.guidance or wishes.prefetch)):
+    if wishes.skips and not report.saved:
         _warn(f"nothing was skipped: {report.note}")
     if prefetched is not None and prefetched.warn:
         _warn(f"prefetch {prefetched.text}")
@@ -63,7 +62,7 @@ def _why_not_truncated(report: Report) -> str:
     return "there was none to skip"
 
 
-def why_nothing_saved(schedule: Schedule | None, scheduler: Scheduler | None, boundary: float, named: str) -> str:
+def why_nothing_saved(schedule: Schedule | None, scheduler: Scheduler | None, facts: HostFacts, named: str) -> str:
     """Why a run computed every frame; `named` is the strategy, empty where none was asked for."""
     if schedule is None and scheduler is not None and scheduler.timesteps.numel() == 0:
         return "the schedule has no steps; ask for 1 or more"
@@ -72,8 +71,8 @@ def why_nothing_saved(schedule: Schedule | None, scheduler: Scheduler | None, bo
     if schedule.steps[0].num_frames == 1:
         return "the clip has 1 latent frame, so there is none to skip; ask for 5 video frames or more"
     if not any(step.expert == "high" for step in schedule.steps):
-        return (
-            f"no timestep of the schedule reaches the boundary {boundary:g}, so the high-noise expert never ran; use a "
-            "larger shift"
+        return facts.never_high or (
+            f"no timestep of the schedule reaches the boundary {facts.boundary:g}, so the high-noise expert never ran; "
+            "use a larger shift"
         )
     return f"{named} skipped no frame" if named else "no strategy was asked for"

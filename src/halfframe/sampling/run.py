@@ -99,6 +99,8 @@ class SamplingRun:
         latents: Tensor | None = self._hooks.halfframe_allocate(allocation=allocation)
         if latents is not None:
             return checked(latents, shape, like, "what a halfframe_allocate hook returned")
+        if self._schedule is not None and not self._schedule.maps:
+            return source.draw(shape)  # as in `_carried_on`: nothing will be left out, and here that is known
         self._replay = lambda: source.replay(shape)
         latents = self._ask("allocate", self.strategy.allocate, allocation)
         return checked(latents, shape, like, f"allocation by {self._named}")
@@ -107,10 +109,11 @@ class SamplingRun:
         """The host's scheduler; its timesteps may still be unset."""
         self.scheduler = scheduler
 
-    def follow(self, steps: list[Step]) -> None:
+    def follow(self, steps: list[Step]) -> Schedule:
         """Lay out the run over `steps`; a host without a scheduler object says them, others need not."""
         self._schedule = Schedule.plan(steps, self.strategy)
         self.passes.remembers = self._schedule.reuses
+        return self._schedule
 
     def forward(self, expert: Expert, latents: Tensor, compute: Compute) -> Tensor:
         """A forward pass of `expert` is due for `latents` ``(..., F, H, W)``: its velocity, of the same shape.
@@ -194,16 +197,22 @@ class SamplingRun:
         return self.meter.report(
             host=self.facts.name,
             strategy=str(self.strategy),
-            latent_frames=self._shape[frames.TIME_DIM] if self._shape else 0,
+            latent_frames=self._latent_frames,
             switch=None if self._switch.step is None else (self._switch.step.index, self._switch.step.sigma),
             why_not=self._why_nothing_saved(),
             prefetch=None if self.prefetched is None else self.prefetched.text,
         )
 
-    def announce(self, report: Report) -> None:
-        """Log one line, hand `report` to the hooks, and warn if something that was asked for did not happen."""
-        asked = type(self.strategy) is not Strategy
-        wishes = Wishes(asked, bool(self._plan), self.wants_prefetch)
+    def announce(self, report: Report, expects_skips: bool = True, expects_truncation: bool = True) -> None:
+        """Log one line, hand `report` to the hooks, and warn if something that was asked for did not happen.
+
+        Args:
+            report: of this run.
+            expects_skips: whether frames or steps were to be skipped, if a strategy was asked for.
+            expects_truncation: whether unconditional passes were, if guidance was to be skipped.
+        """
+        asked = type(self.strategy) is not Strategy or not (self._plan or self.wants_prefetch)
+        wishes = Wishes(asked and expects_skips, bool(self._plan) and expects_truncation)
         announce(report, self._hooks, wishes, self.prefetched)
 
     def close(self) -> None:
@@ -275,6 +284,13 @@ class SamplingRun:
         num_frames = shape[frames.TIME_DIM]
         return tuple(sorted({position % num_frames for position in self.facts.conditioning_frames}))
 
+    @property
+    def _latent_frames(self) -> int:
+        """Of the clip; a run that goes on from another's latents has drawn no noise."""
+        if self._shape is not None:
+            return self._shape[frames.TIME_DIM]
+        return self._schedule.steps[0].num_frames if self._schedule is not None and self._schedule.steps else 0
+
     def _tokens(self, latents: Tensor) -> int:
         return self.passes.sequence_length(latents, latents.shape[frames.TIME_DIM])
 
@@ -299,4 +315,4 @@ class SamplingRun:
 
     def _why_nothing_saved(self) -> str:
         asked = type(self.strategy) is not Strategy
-        return why_nothing_saved(self._schedule, self.scheduler, self.facts.boundary, self._named if asked else "")
+        return why_nothing_saved(self._schedule, self.scheduler, self.facts, self._named if asked else "")
