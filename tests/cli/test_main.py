@@ -21,7 +21,6 @@ from halfframe.errors import OptionError
 from halfframe.plugins.configuration import configure
 from halfframe.report.cost import ExpertShape
 
-
 HALF = ["--strategy", "self-duplicate"]
 
 

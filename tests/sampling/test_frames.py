@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -123,7 +121,7 @@ def test_check_indices_names_what_it_was_given() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 1, 3)])
 @given(selection=selections())
-def test_take_put_and_hold_agree_with_indexing(
+def test_take_and_put_agree_with_indexing(
     leading: tuple[int, ...], dtype: torch.dtype, selection: tuple[int, tuple[int, ...]]
 ) -> None:
     num_frames, kept = selection
@@ -134,29 +132,14 @@ def test_take_put_and_hold_agree_with_indexing(
 
     other = torch.randn(*leading, len(kept), 2, 3).to(dtype)
     written = frames.put(clip, kept, other)
-    held = frames.hold(other, kept, num_frames)
     for position in range(num_frames):
         is_kept = position in kept
         expected = other[..., kept.index(position), :, :] if is_kept else clip[..., position, :, :]
         assert torch.equal(written[..., position, :, :], expected)
-        source = max((k for k in kept if k <= position), default=kept[0])
-        assert torch.equal(held[..., position, :, :], other[..., kept.index(source), :, :])
 
-    for result in (taken, written, held):
+    for result in (taken, written):
         assert result.dtype == dtype
         assert result.is_contiguous()
-
-
-@given(selections(), st.integers(0, 99))
-def test_interpolation_is_numpys(selection: tuple[int, tuple[int, ...]], seed: int) -> None:
-    num_frames, kept = selection
-    latents = torch.randn(2, len(kept), 1, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    result = frames.interpolate(latents, kept, num_frames)
-    assert result.shape == (2, num_frames, 1, 2)
-    assert torch.equal(frames.take(result, kept), latents)
-    lines = latents.movedim(1, -1).reshape(-1, len(kept)).numpy()
-    expected = np.stack([np.interp(range(num_frames), kept, line) for line in lines])
-    np.testing.assert_allclose(result.movedim(1, -1).reshape(-1, num_frames).numpy(), expected, rtol=0, atol=1e-12)
 
 
 def test_put_leaves_its_input_alone_and_casts_what_it_writes() -> None:
@@ -173,8 +156,6 @@ def test_results_are_contiguous_for_strided_inputs_too() -> None:
     half = frames.take(strided, [0, 2, 4])
     assert half.is_contiguous()
     assert frames.put(strided, [0], half[..., :1, :, :]).is_contiguous()
-    assert frames.hold(strided, range(5), 5).is_contiguous()
-    assert frames.interpolate(half.transpose(-1, -2), (0, 2, 4), 5).is_contiguous()
 
 
 @pytest.mark.parametrize(
@@ -182,22 +163,13 @@ def test_results_are_contiguous_for_strided_inputs_too() -> None:
     [
         lambda clip, part: frames.take(clip, (0, 2, 3)),
         lambda clip, part: frames.put(clip, (1, 3), part),
-        lambda clip, part: frames.hold(part, (1, 3), 5),
-        lambda clip, part: frames.interpolate(part, (1, 3), 5),
     ],
-    ids=["take", "put", "hold", "interpolate"],
+    ids=["take", "put"],
 )
 def test_gradients_flow(function: object) -> None:
     clip = torch.randn(2, 5, 1, 2, dtype=torch.float64, requires_grad=True)
     part = torch.randn(2, 2, 1, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(function, (clip, part))
-
-
-def test_the_gradient_of_a_held_frame_is_summed_over_its_copies() -> None:
-    part = torch.zeros(2, 1, 1, requires_grad=True)
-    frames.hold(part, (1, 3), 6).sum().backward()
-    assert part.grad is not None
-    assert part.grad.flatten().tolist() == [3, 3]  # positions 0, 1, 2 and positions 3, 4, 5
 
 
 def test_tensors_without_a_time_axis_are_refused() -> None:
@@ -208,18 +180,7 @@ def test_tensors_without_a_time_axis_are_refused() -> None:
     with pytest.raises(HalfframeError, match=message):
         frames.put(flat, [0], flat)
     with pytest.raises(HalfframeError, match=message):
-        frames.hold(flat, [0], 2)
-    with pytest.raises(HalfframeError, match=message):
         frames.require_kept(flat, 2)
-
-
-def test_hold_needs_one_frame_per_kept_position() -> None:
-    with pytest.raises(HalfframeError, match=r"hold got 4 frames, shape \(4, 2, 3\), for 3 kept positions"):
-        frames.hold(numbered(4), (0, 2, 4), 6)
-    with pytest.raises(HalfframeError, match=r"interpolate got 4 frames, shape \(4, 2, 3\), for 3 kept positions"):
-        frames.interpolate(numbered(4), (0, 2, 4), 6)
-    with pytest.raises(HalfframeError, match="do not select frames of a clip of 3 latent frames"):
-        frames.hold(numbered(2), (0, 3), 3)
 
 
 @given(st.integers(1, 100), st.integers(1, 60))
@@ -250,32 +211,3 @@ def test_take_and_put_refuse_frames_that_are_not_there() -> None:
         frames.take(clip, [0, 5])
     with pytest.raises(HalfframeError, match=r"put got 1 frames, shape \(2, 1, 1, 1\), for 2 positions"):
         frames.put(clip, [0, 2], clip[:, :1])
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_mix_is_a_weighted_sum_of_frames(dtype: torch.dtype) -> None:
-    latents = torch.randn(2, 3, 4, 5, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
-    rows = ((0.7, 0.3, 0.0, 0.0), (0.0, 0.1, 0.2, 0.7))
-    mixed = frames.mix(latents, rows)
-    assert mixed.dtype == dtype
-    assert mixed.is_contiguous()
-    exact = torch.stack([sum(w * latents.double()[:, :, f] for f, w in enumerate(row)) for row in rows], dim=2)
-    torch.testing.assert_close(mixed, exact.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
-    with pytest.raises(HalfframeError, match=r"mix got rows of \[3\] weights for latents of shape \(2, 3, 4, 5, 6\)"):
-        frames.mix(latents, [(1.0, 0.0, 0.0)])
-
-
-@given(st.lists(st.floats(0, 30), min_size=1, max_size=8, unique=True), st.integers(1, 31))
-def test_interpolation_between_any_places_is_numpys(places: list[float], num_frames: int) -> None:
-    places = sorted(places)
-    values = [math.sin(3 * place) for place in places]
-    latents = torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1)
-    full = frames.interpolate_at(latents, places, num_frames).flatten().tolist()
-    assert full == pytest.approx(np.interp(range(num_frames), places, values), abs=1e-9)
-
-
-def test_interpolation_needs_places_in_order() -> None:
-    with pytest.raises(HalfframeError, match=r"cannot be interpolated from latents of shape .*; give one position per"):
-        frames.interpolate_at(torch.zeros(1, 2, 1, 1), (1.0, 0.5), 3)
-    with pytest.raises(HalfframeError, match="cannot be interpolated"):
-        frames.interpolate_at(torch.zeros(1, 2, 1, 1), (1.0,), 3)

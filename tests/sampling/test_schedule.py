@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halfframe import Step, StrategyError
-from halfframe.sampling.schedule import Schedule
+from halfframe import FrameMap, Reuse, Step, Strategy, StrategyError
+from halfframe.sampling.schedule import Schedule, scheduler_steps
 from halfframe.testing import import_wan
 
 BOUNDARY_T2V = 875.0
@@ -30,19 +30,33 @@ def solver_of(kind: str, steps: int, shift: float) -> Any:
     return solver
 
 
+class Mine(Strategy):
+    """Answers with a function."""
+
+    name = "mine"
+
+    def __init__(self, move: Any) -> None:
+        self.move = move
+
+
 def plan(
-    solver: Any,
-    select: Any = lambda step: None,
+    scheduler: Any,
+    move: Any = lambda step: None,
     *,
     boundary: float = BOUNDARY_T2V,
     num_frames: int = 13,
-    pinned: Sequence[int] = (),
+    conditioning_frames: Sequence[int] = (),
 ) -> Schedule:
-    return Schedule.plan(solver, boundary, num_frames, select, pinned, "mine")
+    steps = scheduler_steps(scheduler, boundary, num_frames, conditioning_frames)
+    return Schedule.plan(steps, Mine(move))
 
 
-def high_half(step: Step) -> Sequence[int] | None:
-    return range(0, step.num_frames, 2) if step.expert == "high" else None
+def high_half(step: Step) -> FrameMap | None:
+    return FrameMap.select(range(0, step.num_frames, 2), step.num_frames) if step.expert == "high" else None
+
+
+def kept(schedule: Schedule) -> list[tuple[int, ...] | None]:
+    return [move.kept if isinstance(move, FrameMap) else None for move in schedule.moves]
 
 
 @pytest.mark.parametrize("kind", SOLVERS)
@@ -100,44 +114,43 @@ def test_the_strategy_is_asked_once_per_step_in_order() -> None:
     assert {step.num_frames for step in asked} == {13}
 
 
-def test_the_selection_is_kept_where_the_strategy_made_one() -> None:
+def test_the_strategys_moves() -> None:
     schedule = plan(solver_of("unipc", 20, 12.0), high_half)
-    assert set(schedule.kept[:13]) == {(0, 2, 4, 6, 8, 10, 12)}
-    assert set(schedule.kept[13:]) == {None}
-    assert schedule.chosen == schedule.kept
-    assert schedule.halves
-
-
-def test_a_strategy_that_selects_nothing_halves_nothing() -> None:
-    assert not plan(solver_of("unipc", 20, 12.0)).halves
+    assert set(kept(schedule)[:13]) == {(0, 2, 4, 6, 8, 10, 12)}
+    assert set(schedule.moves[13:]) == {None}
+    assert schedule.maps
+    assert not schedule.reuses
+    assert plan(solver_of("unipc", 4, 12.0), lambda step: Reuse() if step.index else None).reuses
+    assert not plan(solver_of("unipc", 20, 12.0)).maps
 
 
 def test_naming_every_frame_is_leaving_none_out() -> None:
-    schedule = plan(solver_of("unipc", 4, 12.0), lambda step: range(step.num_frames))
-    assert set(schedule.kept) == {None}
-    assert not schedule.halves
+    every = plan(solver_of("unipc", 4, 12.0), lambda step: FrameMap.select(range(step.num_frames), step.num_frames))
+    assert set(every.moves) == {None}
+    assert not every.maps
 
 
-def test_pinned_frames_join_the_strategys_choice() -> None:
-    schedule = plan(solver_of("unipc", 20, 12.0), high_half, num_frames=6, pinned=(0, 5))
-    assert schedule.chosen[0] == (0, 2, 4)
-    assert schedule.kept[0] == (0, 2, 4, 5)
-    assert schedule.kept[-1] is None
+def test_conditioning_frames_join_the_strategys_choice() -> None:
+    schedule = plan(solver_of("unipc", 20, 12.0), high_half, num_frames=6, conditioning_frames=(0, -1))
+    assert {step.conditioning_frames for step in schedule.steps} == {(0, 5)}
+    assert kept(schedule)[0] == (0, 2, 4, 5)
+    assert schedule.moves[-1] is None
 
 
-def test_pinned_frames_that_complete_the_clip_leave_nothing_to_skip() -> None:
-    schedule = plan(solver_of("unipc", 20, 12.0), high_half, num_frames=2, pinned=(1,))
-    assert schedule.chosen[0] == (0,)
-    assert schedule.kept[0] is None
-    assert not schedule.halves
+def test_conditioning_frames_that_complete_the_clip_leave_nothing_to_skip() -> None:
+    schedule = plan(solver_of("unipc", 20, 12.0), high_half, num_frames=2, conditioning_frames=(1,))
+    assert set(schedule.moves) == {None}
 
 
-@pytest.mark.parametrize("selection", [(), (0, 0), (3, 1), (-1,), (13,)])
-def test_a_bad_selection_names_the_strategy_the_step_and_what_is_needed(selection: tuple[int, ...]) -> None:
-    def select(step: Step) -> Sequence[int] | None:
-        return selection if step.index == 5 else None
-
-    with pytest.raises(
-        StrategyError, match=r"strategy 'mine', at step 5: frame indices \[.*\] do not select .* each in 0\.\.12"
-    ):
-        plan(solver_of("unipc", 20, 12.0), select)
+@pytest.mark.parametrize(
+    ("move", "message"),
+    [
+        (lambda step: FrameMap.select((0, 0), step.num_frames), r"frame indices \[0, 0\] do not select .* in 0\.\.12"),
+        (lambda step: [0, 2], "`move` returned list; needed: a halfframe.FrameMap, a halfframe.Reuse, or None"),
+        (lambda step: 1 / 0, "`move` failed: ZeroDivisionError: division by zero"),
+        (lambda step: FrameMap.select((0,), 4), "the frame map is for a clip of 4 latent frames; needed: 13"),
+    ],
+)
+def test_a_bad_move_names_the_strategy_the_step_and_what_is_needed(move: Any, message: str) -> None:
+    with pytest.raises(StrategyError, match=f"strategy 'mine', at step 6 of 20: {message}"):
+        plan(solver_of("unipc", 20, 12.0), lambda step: move(step) if step.index == 5 else None)

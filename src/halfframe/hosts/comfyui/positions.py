@@ -10,6 +10,7 @@ import torch
 
 from halfframe.errors import HalfframeError
 from halfframe.hosts.calls import intercept
+from halfframe.hosts.patching import Patches
 
 __all__ = ["placed_at"]
 
@@ -50,8 +51,6 @@ def placed_at(model: Any, positions: Sequence[float] | None, options: Mapping[st
         ids[..., 0] = torch.tensor(times, device=ids.device).repeat_interleave(tokens)
         return original(ids)
 
-    undo = intercept(embedder, torch.compiler.disable(around))  # type: ignore[no-untyped-call]  # torch leaves it so
-    try:
+    with Patches() as patches:
+        intercept(embedder, torch.compiler.disable(around), patches)  # type: ignore[no-untyped-call]  # torch's own
         yield
-    finally:
-        undo()
