@@ -109,7 +109,7 @@ def test_leaving_on_an_event_loop_does_not_wait_for_a_run_that_waits_for_the_loo
             asyncio.run_coroutine_threadsafe(progress(), loop).result(30)  # waits for the loop
             return given
 
-        with pytest.warns(halfframe.HalfframeWarning, match="switched off while thread"):
+        with pytest.warns(halfframe.HalfframeWarning, match="switched off while thread"):  # noqa: PT031
             with halfframe.enabled(pipe):
                 task = asyncio.create_task(
                     asyncio.to_thread(pipe, "a ball", callback_on_step_end=callback, output_type="latent", **arguments)
