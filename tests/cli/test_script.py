@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import halfframe
+from halfframe.cli.script import _path_for
 from halfframe.testing import StandInTextEncoder, WanSizes, tiny_wan_t2v
 
 SCRIPT = Path(__file__).parent / "checkout" / "generate.py"
@@ -84,7 +85,7 @@ LINES: dict[str, tuple[list[str], dict[str, Any]]] = {
             "--cfg_truncate_high_noise_steps",
             "3",
         ],
-        {"strategy": "previous-odd", "cfg_truncate_steps": 5, "cfg_truncate_high_noise_steps": 3},
+        {"strategy": "previous-odd", "guidance": halfframe.Guidance(skip_last=5, skip_last_high=3)},
     ),
 }
 
@@ -106,7 +107,7 @@ def test_halfframe_run_with_a_double_dash_and_cfg_alone(pipeline: Any, checkpoin
     arguments = [*COMMON, "--ckpt_dir", str(checkpoint), *SMALL, "--save_file", str(saved), "--cfg_truncate_steps", "4"]
     finished = run("-m", "halfframe", "run", str(SCRIPT), "--", *arguments)
     assert finished.returncode == 0, finished.stderr
-    video = expected(pipeline, None, cfg_truncate_steps=4)
+    video = expected(pipeline, None, guidance=halfframe.Guidance(skip_last=4))
     torch.testing.assert_close(torch.load(saved), video, rtol=0, atol=1e-5)
 
 
@@ -142,7 +143,7 @@ def fails(message: str, *arguments: str) -> None:
 
 
 def test_a_task_without_expert_switch_is_refused_before_weights_load(tmp_path: Path) -> None:
-    message = "halfframe: error: --task ti2v-5B has no expert switch"
+    message = "halfframe run: error: --task ti2v-5B has no expert switch"
     fails(message, str(SCRIPT), "--task", "ti2v-5B", "--ckpt_dir", str(tmp_path), "--enable_half_frame_generation")
 
 
@@ -163,3 +164,48 @@ def test_a_script_that_leaves_by_sys_exit(checkpoint: Path, tmp_path: Path) -> N
     assert "halfframe report: self-duplicate on wan" in finished.stdout
     script.write_text("import sys; sys.exit()")
     fails("leaves.py ended without building a pipeline", str(script), "--enable_half_frame_generation")
+
+
+def test_a_recipe_on_the_command_line(pipeline: Any, checkpoint: Path, tmp_path: Path) -> None:
+    recipe, saved = tmp_path / "recipe.json", tmp_path / "video.pt"
+    halfframe.Recipe(("full", "merge:2", "merge:2+cond", *["full"] * 4, "full+delta")).save(recipe)
+    arguments = [*COMMON, "--ckpt_dir", str(checkpoint), *SMALL, "--save_file", str(saved)]
+    finished = run("-m", "halfframe", str(SCRIPT), *arguments, "--half_frame_strategy", str(recipe))
+    assert finished.returncode == 0, finished.stderr
+    assert "halfframe report: recipe of 8 steps on wan" in finished.stdout
+    torch.testing.assert_close(torch.load(saved), expected(pipeline, str(recipe)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("flags", [[], ["-I"]], ids=["plain", "isolated"])
+def test_the_scripts_sys_path_is_that_of_python(flags: list[str], tmp_path: Path) -> None:
+    """From another working directory, and by a link to the script."""
+    folder, work = tmp_path / "checkout", tmp_path / "work"
+    folder.mkdir()
+    work.mkdir()
+    script = folder / "shows.py"
+    script.write_text("import json, sys\nprint('PATH', json.dumps(sys.path))\n")
+    (work / "link.py").symlink_to(script)
+    (folder / "wan.py").write_text("")
+    for name in ("link.py", str(script)):
+        lines = []
+        for prefix, rest in (([], []), (["-m", "halfframe"], ["--enable_half_frame_generation"])):
+            finished = subprocess.run(
+                [sys.executable, *flags, *prefix, name, *rest], cwd=work, capture_output=True, text=True, check=False
+            )
+            lines += [line for line in finished.stdout.splitlines() if line.startswith("PATH")]
+            if not lines:
+                assert "`wan` cannot be imported" in finished.stderr
+        if flags:  # `wan.py` is not found without the script's folder, which is what `python -I` leaves out
+            assert str(folder) not in lines[0]
+        else:
+            assert lines[0] == lines[1]
+
+
+def test_the_command_leaves_its_own_folder_out_of_sys_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "generate.py"
+    rest = ["/usr/lib/python", "/site-packages"]
+    monkeypatch.setattr(sys, "argv", ["/opt/bin/halfframe", "run", str(script)])
+    monkeypatch.setattr(sys, "path", ["/opt/bin", *rest])
+    assert _path_for(script) == [str(tmp_path), *rest]
+    monkeypatch.setattr(sys, "path", rest)  # somebody else's process, which calls `main`
+    assert _path_for(script) == [str(tmp_path), *rest]
