@@ -240,7 +240,8 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", __file__, "--cfg_every", "0"], "Guidance: every must be an integer >= 1, got 0"),
         (["run", "nowhere.py", "--enable_half_frame_generation"], "nowhere.py is not there"),
         (["run", "nowhere.py", "--cfg_truncate_steps", "1"], "nowhere.py is not there"),
-        (["run", "generate.py"], "no flag of halfframe's was given"),
+        (["run", "nowhere.py"], "nowhere.py is not there"),
+        (["run", __file__], "no flag of halfframe's was given"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_1(

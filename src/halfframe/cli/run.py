@@ -27,9 +27,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """Run ``SCRIPT [ARGUMENTS]``, our flags among them."""
-    from halfframe.cli.script import run_script
+    from halfframe.cli.script import require_script, run_script
 
     script, *rest = arguments
+    require_script(Path(script))
     options, script_arguments = split_flags(rest)
     run_script(Path(script), script_arguments, **options)
     return 0

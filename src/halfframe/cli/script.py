@@ -19,7 +19,13 @@ from halfframe.hosts.patching import Patches
 from halfframe.plugins.configuration import configure
 from halfframe.report.report import Report
 
-__all__ = ["run_script"]
+__all__ = ["require_script", "run_script"]
+
+
+def require_script(script: Path) -> None:
+    """Raise `HalfframeError` unless `script` is a file."""
+    if not script.is_file():
+        raise HalfframeError(f"{script} is not there; give the path of upstream's generate.py.")
 
 
 def run_script(script: Path, arguments: Sequence[str], **options: Any) -> tuple[Report, ...]:
@@ -34,8 +40,7 @@ def run_script(script: Path, arguments: Sequence[str], **options: Any) -> tuple[
     Raises:
         HalfframeError: there is no such script or no `wan` package, or the script built or ran no pipeline.
     """
-    if not script.is_file():
-        raise HalfframeError(f"{script} is not there; give the path of upstream's generate.py.")
+    require_script(script)
     configure(**options)  # now, and not once the weights are loaded
     with _as_main(script, arguments), ExitStack() as stack:
         handles = stack.enter_context(_enabling(stack, options))
