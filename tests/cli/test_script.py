@@ -168,7 +168,7 @@ def test_a_script_that_leaves_by_sys_exit(checkpoint: Path, tmp_path: Path) -> N
 
 def test_a_recipe_on_the_command_line(pipeline: Any, checkpoint: Path, tmp_path: Path) -> None:
     recipe, saved = tmp_path / "recipe.json", tmp_path / "video.pt"
-    halfframe.Recipe(("full", "merge:2", "merge:2+cond", "full", *["full"] * 2, "full+delta", "full+cond")).save(recipe)
+    halfframe.Recipe(("full", "merge:2", "merge:2+cond", *["full"] * 4, "full+delta")).save(recipe)
     arguments = [*COMMON, "--ckpt_dir", str(checkpoint), *SMALL, "--save_file", str(saved)]
     finished = run("-m", "halfframe", str(SCRIPT), *arguments, "--half_frame_strategy", str(recipe))
     assert finished.returncode == 0, finished.stderr

@@ -5,11 +5,10 @@ A command's module is imported when the command is given, so ``halfframe --help`
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import halfframe
@@ -107,7 +106,7 @@ def _with_arguments(name: str, module: Any) -> Parser:
 def _module(name: str) -> Any:
     command = COMMANDS[name]
     for module in command.modules:
-        if find_spec(module.partition(".")[0]) and find_spec(module.rpartition(".")[0]):
+        if importlib.util.find_spec(module.rpartition(".")[0]):
             break
     else:
         package = command.modules[0].partition(".")[0].replace("_", "-")
