@@ -179,9 +179,9 @@ def test_official_pipelines_are_built_from_upstream_s_config(
         (["--tiny", "--strategy", "slef-duplicate"], "slef-duplicate"),
         (["--tiny", "--strategy", "none"], "--strategy none computes all frames"),
         (["--tiny", "--cfg_truncate_steps", "-1"], "skip_last must be an integer >= 0, got -1"),
-        (["--ckpt_dir", "/no/such/folder"], "--ckpt_dir '/no/such/folder' is no folder"),
+        (["--ckpt_dir", "/no/such/folder"], "/no/such/folder is not there; give a folder of weights"),
         (["--ckpt_dir", ".", "--task", "ti2v-5B"], "--task ti2v-5B cannot be compared here"),
-        (["--diffusers", "/no/such/folder"], "'/no/such/folder' cannot be loaded"),
+        (["--diffusers", "/no/such/folder"], "/no/such/folder is not there; give a folder of weights"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
