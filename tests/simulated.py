@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from halfframe.bounce import Copying, Ring, as_bytes
 from halfframe.hosts import placement
+from halfframe.offload.staging import Copying, Ring, as_bytes
 
 
 class SimulatedLane:
@@ -269,7 +269,7 @@ def simulated_cuda() -> Iterator[None]:
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedAccelerator]:
-    """A simulated GPU with room for everything, which pipelines of device type ``cuda`` are preloaded to."""
+    """A simulated GPU with room for everything, which pipelines of device type ``cuda`` are prefetched to."""
     simulated = SimulatedAccelerator()
     monkeypatch.setattr(placement, "_accelerator_of", lambda _: simulated)
     with simulated_cuda():

@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from halfframe.cost import H200
 from torch import Tensor, multiprocessing
 
 import halfframe
 from halfframe.compare import metrics
-from halfframe.cost import H200
 from halfframe.tinywan import generate, load_diffusers, measure, random_scene
 from halfframe.tinywan.clips import Scene, render
 from halfframe.tinywan.model import SIDE

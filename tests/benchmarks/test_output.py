@@ -105,7 +105,7 @@ def test_notes_say_what_went_wrong() -> None:
     section.trials["cfg"].runs.clear()
     section.trials["cfg"].error = "FAILED: OutOfMemoryError"
     notes = {row["variant"]: row["note"] for row in table(section)}
-    assert "nothing was halved: no timestep reaches the boundary" in notes["self-duplicate"]
+    assert "nothing was skipped in time: no timestep reaches the boundary" in notes["self-duplicate"]
     assert "latents off by 5.0e-01" in notes["self-duplicate"]
     assert "not finite" in notes["self-duplicate"]
     assert notes["cfg"] == "FAILED: OutOfMemoryError"

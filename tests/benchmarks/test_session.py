@@ -16,6 +16,7 @@ from _session import Latents, Session
 from _steps import forwards
 from _timing import Timed
 from _variants import parse
+from halfframe import Guidance
 from halfframe.errors import HalfframeError
 
 from .made_up import FULL, HALF, VAE, made_run, made_section, split
@@ -30,11 +31,12 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
 
     def measured(host: Any, group: Any, clip: Any, steps: int, options: Any, **_: Any) -> Timed:
         calls.append((steps, options))
-        options = options or {"strategy": None}
+        options = options or {"strategy": "none"}
         if options["strategy"] == "own-noise":
             raise RuntimeError("out of memory")
-        cut = (options.get("cfg_truncate_steps", 0), options.get("cfg_truncate_high_noise_steps", 0))
-        high = HALF if options["strategy"] else FULL
+        guidance = options.get("guidance", Guidance())
+        cut = (guidance.skip_last, guidance.skip_last_high)
+        high = FULL if options["strategy"] == "none" else HALF
         return Timed(made_run(steps, high, cut, report={"note": "", "strategy": "s", "predicted_speedup": 1.0}), None)
 
     monkeypatch.setattr(_session, "measured", measured)
@@ -69,7 +71,7 @@ def test_variants_take_turns(made: list[tuple[int, Any]]) -> None:
 
 def test_a_shortened_run_needs_no_runs_with_fewer_steps(made: list[tuple[int, Any]]) -> None:
     session(made_section(3), "self-duplicate+cfg").run(None)
-    truncated = {"strategy": "self-duplicate", "cfg_truncate_steps": 1, "cfg_truncate_high_noise_steps": 1}
+    truncated = {"strategy": "self-duplicate", "guidance": Guidance(skip_last=1, skip_last_high=1)}
     assert made == [(3, None), (3, truncated)]
 
 
@@ -78,7 +80,7 @@ def test_going_on_runs_what_is_missing(made: list[tuple[int, Any]]) -> None:
     session(section, "self-duplicate").run(None)
     made.clear()
     assert session(section, "self-duplicate", "cfg").run(None) == []
-    assert [options["strategy"] for _, options in made] == [None]
+    assert [options["strategy"] for _, options in made] == ["none"]
     assert session(section, "self-duplicate").pending() is None
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import halfframe
 from _steps import choose_steps, forwards, scaled
+from halfframe import Guidance
 
 from .made_up import FULL, HALF, OWN, SOLVER, TEXT, VAE, made_run, split
 
@@ -37,10 +38,8 @@ def test_an_expert_that_the_target_does_not_use_is_not_asked_for() -> None:
 @pytest.mark.parametrize("truncation", [(0, 0), (5, 3), (9, 3), (5, 30), (30, 0), (0, 2)])
 def test_forwards_are_those_that_halfframe_plans(steps: int, truncation: tuple[int, int]) -> None:
     last, last_high = truncation
-    report = halfframe.plan(
-        sampling_steps=steps, cfg_truncate_steps=last, cfg_truncate_high_noise_steps=last_high
-    ).report
-    assert forwards(split(steps), truncation) == {"high": report.high.forwards, "low": report.low.forwards}
+    report = halfframe.plan(sampling_steps=steps, guidance=Guidance(skip_last=last, skip_last_high=last_high)).report
+    assert forwards(split(steps), truncation) == {"high": report.high.passes, "low": report.low.passes}
 
 
 def test_truncation_shrinks_with_the_run_but_never_to_nothing() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 import _variants
 from _variants import RESIDENT, Clip, Variant, equal_steps, kept_counts, parse
+from halfframe import Guidance
 from halfframe.errors import HalfframeError
 
 
@@ -13,9 +14,9 @@ from halfframe.errors import HalfframeError
     ("text", "options", "cfg"),
     [
         ("self-duplicate", {"strategy": "self-duplicate"}, False),
-        ("interleave:stride=4+cfg", {"strategy": "interleave", "stride": 4}, True),
-        ("interleave:stride=3,until=end", {"strategy": "interleave", "stride": 3, "until": "end"}, False),
-        ("cfg", {"strategy": None}, True),
+        ("interleave:stride=4+cfg", {"strategy": "interleave:stride=4"}, True),
+        ("interleave:stride=3,until=end", {"strategy": "interleave:stride=3,until=end"}, False),
+        ("cfg", {"strategy": "none"}, True),
     ],
 )
 def test_variants(text: str, options: dict[str, object], cfg: bool) -> None:
@@ -34,18 +35,18 @@ def test_what_halfframe_would_refuse_is_refused_before_anything_is_built(text: s
         parse(text)
 
 
-def test_preload() -> None:
-    variant = parse("self-duplicate+preload")
-    assert variant.enabling((5, 3), 20, 20) == {"strategy": "self-duplicate", "preload": True}
-    assert parse("preload").enabling((5, 3), 20, 20) == {"strategy": None, "preload": True}
+def test_prefetch() -> None:
+    variant = parse("self-duplicate+prefetch")
+    assert variant.enabling((5, 3), 20, 20) == {"strategy": "self-duplicate", "prefetch": True}
+    assert parse("prefetch").enabling((5, 3), 20, 20) == {"strategy": "none", "prefetch": True}
 
 
 def test_options_are_those_of_halfframes_own_command_lines() -> None:
-    assert parse("interleave:stride=3,until=end+cfg").options == {"strategy": "interleave", "stride": 3, "until": "end"}
+    assert parse("interleave:stride=3,until=end+cfg").options == {"strategy": "interleave:stride=3,until=end"}
 
 
 def test_what_enabled_is_given_in_a_shortened_run() -> None:
-    expected = {"strategy": "interleave", "cfg_truncate_steps": 1, "cfg_truncate_high_noise_steps": 1}
+    expected = {"strategy": "interleave", "guidance": Guidance(skip_last=1, skip_last_high=1)}
     assert parse("interleave+cfg").enabling((5, 3), 20, 3) == expected
     assert parse("interleave").enabling((5, 3), 20, 3) == {"strategy": "interleave"}
     assert _variants.BASELINE.enabling((5, 3), 20, 3) is None

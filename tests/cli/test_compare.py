@@ -85,11 +85,11 @@ def test_tiny_compares_strategies_truncation_and_fewer_steps(tmp_path: Path) -> 
         "fewer steps, 3",
     ]
     assert list(rows) == expected
-    assert rows["self-duplicate"]["trials"][0]["report"]["halved"]
+    assert rows["self-duplicate"]["trials"][0]["report"]["saved"]
     both = rows["self-duplicate, CFG truncated 1/1"]["trials"][0]["report"]
-    assert both["halved"]
+    assert both["saved"]
     assert both["guidance_truncated"]
-    assert not rows["CFG truncated 1/1"]["trials"][0]["report"]["halved"]
+    assert not rows["CFG truncated 1/1"]["trials"][0]["report"]["saved"]
     assert "of self-duplicate, CFG truncated 1/1" in rows["fewer steps, 2"]["notes"][0]
     assert data["facts"]["weights"].startswith("random")
     assert data["facts"]["video"] == "9 frames 32x32"
@@ -102,9 +102,9 @@ def test_tiny_compares_guidance_at_every_second_step(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in json.loads((tmp_path / "comparison.json").read_text())["variants"]}
     assert list(rows) == ["baseline", "self-duplicate", "self-duplicate, CFG every 2"]
     plain, every = (rows[name]["trials"][0]["report"] for name in list(rows)[1:])
-    assert plain["high"]["forwards"] + plain["low"]["forwards"] == 8
+    assert plain["high"]["passes"] + plain["low"]["passes"] == 8
     # 4 steps at shift 12 are 3 + 1, of which the first and the third, and the first, have both forwards
-    assert (every["high"]["forwards"], every["low"]["forwards"]) == (5, 2)
+    assert (every["high"]["passes"], every["low"]["passes"]) == (5, 2)
 
 
 def test_equal_cost_can_be_switched_off(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,13 +115,13 @@ def test_equal_cost_can_be_switched_off(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_short_noise_is_for_strategies_that_have_it(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--tiny", *SMALL, "--no-equal-cost", "--noise", "short", "--warm_up_steps", "0"]
-    assert run(*arguments, "--strategy=self-duplicate") == 0
-    assert "| self-duplicate | 4 |" in capsys.readouterr().out
-    assert run(*arguments) == 1  # the default has none
+    arguments = ["--tiny", *SMALL, "--no-equal-cost", "--warm_up_steps", "0"]
+    assert run(*arguments, "--strategy=self-duplicate:noise=short") == 0
+    assert "| self-duplicate:noise=short | 4 |" in capsys.readouterr().out
+    assert run(*arguments, "--strategy=merge:noise=short") == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "variant 'merge': strategy 'merge' carries latents of full length, so noise='short'" in captured.err
+    assert "strategy 'merge' does not fit noise='short'" in captured.err
 
 
 def test_diffusers_pipelines_are_loaded_and_compared(capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +178,7 @@ def test_official_pipelines_are_built_from_upstream_s_config(
         (["--tiny", "--sample_steps", "0"], "steps=0"),
         (["--tiny", "--strategy", "slef-duplicate"], "slef-duplicate"),
         (["--tiny", "--strategy", "none"], "--strategy none computes all frames"),
-        (["--tiny", "--cfg_truncate_steps", "-1"], "cfg_truncate_steps=-1"),
+        (["--tiny", "--cfg_truncate_steps", "-1"], "skip_last must be an integer >= 0, got -1"),
         (["--ckpt_dir", "/no/such/folder"], "--ckpt_dir '/no/such/folder' is no folder"),
         (["--ckpt_dir", ".", "--task", "ti2v-5B"], "--task ti2v-5B cannot be compared here"),
         (["--diffusers", "/no/such/folder"], "'/no/such/folder' cannot be loaded"),

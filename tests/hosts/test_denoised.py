@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import types
-import warnings
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,8 @@ import torch
 from torch import Tensor
 
 import halfframe
-from halfframe.hosts.positions import official_positions
-from halfframe.presets import PRESETS
-from halfframe.strategies.interpolate import Interpolate
-from halfframe.strategies.merge import Merge
+from halfframe import Interpolate, Merge
+from halfframe.hosts.rope import official_positions
 from halfframe.testing import (
     diffusers_from_wan_state,
     import_wan,
@@ -130,7 +127,15 @@ def test_strides_and_windows_are_the_plain_loop(
         between=straight,
         truncate=3,
     )
-    latents = generate(t2v, "interleave", 29, stride=stride, **options, cfg_truncate_steps=3, guide_scale=(5.0, 5.0))
+    latents = generate(
+        t2v,
+        "interleave",
+        29,
+        stride=stride,
+        **options,
+        guidance=halfframe.Guidance(skip_last=3),
+        guide_scale=(5.0, 5.0),
+    )
     torch.testing.assert_close(latents, expected, rtol=0, atol=2e-4)
 
 
@@ -154,19 +159,19 @@ def test_a_guidance_difference_serves_steps_that_keep_other_frames(
         truncate=truncate,
         every=every,
     )
-    options = {"stride": stride, "cfg_truncate_steps": truncate, "cfg_every": every}
+    options = {"stride": stride, "guidance": halfframe.Guidance(skip_last=truncate, every=every)}
     latents = generate(t2v, "interleave", 29, **options, guide_scale=(5.0, 5.0))
     torch.testing.assert_close(latents, expected, rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize("strategy", ["own-noise", "interpolate", "interleave", "merge"])
 def test_stride_1_is_a_plain_run_to_the_bit(t2v: Any, strategy: str) -> None:
-    plain = generate(t2v, None, 29, cfg_truncate_steps=1)
-    with pytest.warns(halfframe.HalfframeWarning, match=f"nothing was halved: strategy '{strategy}' left out no frame"):
+    plain = generate(t2v, None, 29, guidance=halfframe.Guidance(skip_last=1))
+    with pytest.warns(halfframe.HalfframeWarning, match=f"nothing was skipped: strategy '{strategy}' skipped no frame"):
         latents = generate(t2v, strategy, 29, stride=1)
     assert not torch.equal(latents, plain)  # guidance was truncated there, so equality below says something
     with pytest.warns(halfframe.HalfframeWarning):
-        again = generate(t2v, strategy, 29, stride=1, cfg_truncate_steps=1)
+        again = generate(t2v, strategy, 29, stride=1, guidance=halfframe.Guidance(skip_last=1))
     assert torch.equal(again, plain)
 
 
@@ -224,14 +229,16 @@ def test_a_pinned_last_frame_is_a_neighbour_like_any_other() -> None:
     class Spy(Interpolate):
         name = "spy"
 
-        def complete(self, x0: Tensor, kept: Any, step: Any, forward: int) -> Tensor:
-            seen.append((step.expert, tuple(kept)))
-            return super().complete(x0, kept, step, forward)
+        def frame_map(self, step: Any) -> halfframe.FrameMap:
+            seen.append((step.expert, super().frame_map(step)))
+            return seen[-1][1]
 
     image = Image.new("RGB", (48, 32), (200, 40, 40))
     with halfframe.enabled(pipe, Spy(stride=4)):
         run(pipe, num_frames=29, generator=seeded(7), image=image, last_image=image)
-    assert {kept for expert, kept in seen if expert == "high"} == {(0, 4, 7)}
+    assert {(expert, frame_map.kept) for expert, frame_map in seen} == {("high", (0, 4, 7))}
+    for frame, weights in ((5, (0, 2 / 3, 1 / 3)), (6, (0, 1 / 3, 2 / 3)), (7, (0, 0, 1))):
+        assert seen[0][1].up[frame] == pytest.approx(weights)
 
 
 MERGE_OPTIONS = pytest.mark.parametrize(
@@ -269,13 +276,10 @@ def test_merge_and_a_last_image_in_tiny_diffusers_i2v(options: dict[str, Any]) -
     class Stubborn(Merge):
         name = "stubborn"
 
-        def select(self, step: Any) -> Any:
-            return super().select(dataclasses.replace(step, conditioned=False))
+        def frame_map(self, step: Any) -> halfframe.FrameMap:
+            return super().frame_map(dataclasses.replace(step, conditioned=False, conditioning_frames=()))
 
-        def mixture(self, step: Any) -> Any:
-            return super().mixture(dataclasses.replace(step, conditioned=False))
-
-    with pytest.raises(halfframe.StrategyError, match=r"frames \(7,\) have a condition of their own .*'interleave'"):
+    with pytest.raises(halfframe.StrategyError, match=r"frames \[7\] have a condition of their own .*'interleave'"):
         clip(Stubborn(), image)
     assert not torch.equal(clip(Stubborn()), clip("merge"))  # who wants means of conditions can have them
 
@@ -289,19 +293,16 @@ def test_merge_and_a_last_image_in_tiny_diffusers_i2v(options: dict[str, Any]) -
     assert torch.equal(video, clip("interleave", **options))
 
 
-def test_a_mixture_that_does_not_fit_is_refused(t2v: Any) -> None:
+def test_a_frame_map_that_does_not_fit_is_refused(t2v: Any) -> None:
     class Wrong(Merge):
         name = "wrong"
 
-        def select(self, step: Any) -> Any:
-            kept = super().select(step)
-            return None if kept is None else kept[:-1]
-
-        def mixture(self, step: Any) -> Any:
-            return Merge().mixture(step)
+        def frame_map(self, step: Any) -> halfframe.FrameMap:
+            return super().frame_map(dataclasses.replace(step, num_frames=7))
 
     with pytest.raises(
-        halfframe.StrategyError, match=r"strategy 'wrong' has 4 rows of \[8\] weights at step 0; needed: 3"
+        halfframe.StrategyError,
+        match=r"strategy 'wrong', at step 1 of 8: the frame map is for a clip of 7 latent frames; needed: 8",
     ):
         generate(t2v, Wrong(), 29)
 
@@ -314,7 +315,8 @@ def test_an_expert_without_a_known_table_is_told_from_one_with() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"stride": 3, "full_start": 1}, {"until": "end", "full_end": 1, "cfg_every": 3}]
+    "options",
+    [{}, {"stride": 3, "full_start": 1}, {"until": "end", "full_end": 1, "guidance": halfframe.Guidance(every=3)}],
 )
 @pytest.mark.parametrize("strategy", ["own-noise", "interleave", "merge"])
 def test_hosts_agree(strategy: str, options: dict[str, Any]) -> None:
@@ -364,63 +366,18 @@ def short_clip(pipe: Any) -> Tensor:
     return run(pipe, num_frames=17, generator=seeded(7), **extra)
 
 
-@pytest.mark.parametrize("preset", ["faithful", "balanced", "fast"])
-def test_presets_are_their_strategy_and_options(t2v: Any, preset: Any) -> None:
-    point = PRESETS[preset]
-    clip = {**CLIP, "frame_num": 29, "offload_model": False}
-    with halfframe.enabled(t2v, preset=preset) as block:
-        video = t2v.generate("a kite", **clip)
-    assert block.report is not None
-    assert block.report.strategy == point.strategy
-    assert dict(block.report.options) == dict(point.options)
-    cfg = {"cfg_truncate_steps": point.guidance[0], "cfg_truncate_high_noise_steps": point.guidance[1]}
-    with halfframe.enabled(t2v, point.strategy, **cfg, **point.options):
-        assert torch.equal(t2v.generate("a kite", **clip), video)
-    assert point.strategy == halfframe.DEFAULT_STRATEGY  # so naming that one beside a preset is no contradiction
-    with halfframe.enabled(t2v, halfframe.DEFAULT_STRATEGY, preset=preset):
-        assert torch.equal(t2v.generate("a kite", **clip), video)
-    for mine in ({"cfg_every": 2}, {"cfg_truncate_steps": 1}):  # who says something of guidance is obeyed
-        with halfframe.enabled(t2v, preset=preset, **mine):
-            video = t2v.generate("a kite", **clip)
-        with halfframe.enabled(t2v, point.strategy, **mine, **point.options):
-            assert torch.equal(t2v.generate("a kite", **clip), video)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"preset": "slow"}, "preset='slow' is unknown; needed: one of 'faithful', 'balanced', 'fast'"),
-        ({"preset": "fast", "strategy": "own-noise"}, "so leave out strategy='own-noise', or preset"),
-        ({"preset": "fast", "strategy": "self-duplicate"}, "so leave out strategy='self-duplicate', or preset"),
-        ({"preset": "fast", "strategy": None}, "so leave out strategy=None, or preset"),
-        ({"preset": "fast", "stride": 3}, "sets the strategy and its options, so leave out stride, or preset"),
-    ],
-)
-def test_presets_leave_no_doubt(t2v: Any, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(halfframe.OptionError, match=message), halfframe.enabled(t2v, **arguments):
-        pass
-
-
-def test_what_a_preset_brings_is_not_missed_where_there_is_no_guidance() -> None:
+def test_guidance_is_missed_where_there_is_none() -> None:
+    """Each of two things that were asked for and did not happen is said once."""
     pipe = tiny_diffusers_t2v()
-    with halfframe.enabled(pipe, preset="fast") as block, warnings.catch_warnings():
-        warnings.simplefilter("error", halfframe.HalfframeWarning)
-        run(pipe, guidance_scale=1.0)
-        assert block.report is not None
-        assert not block.report.guidance_truncated
-        run(pipe)
-        assert block.report.guidance_truncated
 
     def ours(seen: Any) -> list[str]:
         return [str(w.message)[:30] for w in seen if w.category is halfframe.HalfframeWarning]
 
-    one_frame = "nothing was halved: the clip has 1 latent frame"
-    with halfframe.enabled(pipe, preset="fast"), pytest.warns(halfframe.HalfframeWarning, match=one_frame) as seen:
+    guidance = halfframe.Guidance(skip_last=1)
+    with halfframe.enabled(pipe, guidance=guidance), pytest.warns(halfframe.HalfframeWarning) as seen:
+        run(pipe, guidance_scale=1.0, num_frames=1)
+    assert sorted(ours(seen)) == ["halfframe: no unconditional pa", "halfframe: nothing was skipped"]
+    one_frame = "nothing was skipped: the clip has 1 latent frame"
+    with halfframe.enabled(pipe), pytest.warns(halfframe.HalfframeWarning, match=one_frame) as seen:
         run(pipe, guidance_scale=1.0, num_frames=1)
     assert len(ours(seen)) == 1
-    with halfframe.enabled(pipe, cfg_truncate_steps=1), pytest.warns(halfframe.HalfframeWarning) as seen:
-        run(pipe, guidance_scale=1.0, num_frames=1)
-    assert sorted(ours(seen)) == [
-        "halfframe: no guidance was tru",
-        "halfframe: nothing was halved:",
-    ]

@@ -66,11 +66,11 @@ class Alternating(halfframe.Strategy):
 
     name = "alternating"
 
-    def select(self, step: halfframe.Step) -> tuple[int, ...] | None:
+    def move(self, step: halfframe.Step) -> halfframe.FrameMap | None:
         if step.expert == "low":
             return None
-        start = step.index % 2
-        return tuple(sorted({0, *range(start, step.num_frames, 2)}))
+        kept = sorted({0, *range(step.index % 2, step.num_frames, 2)})
+        return halfframe.FrameMap.select(kept, step.num_frames, between="hold", positions="contiguous")
 
 
 # What is computed, and that it is the source's scheme.
@@ -154,7 +154,7 @@ def test_last_image_is_shown_beside_frames_that_change_from_step_to_step() -> No
     class Kept:
         @halfframe.hookimpl
         def halfframe_expert_call(self, call: halfframe.ExpertCall) -> None:
-            kept.append(call.kept)
+            kept.append(None if call.frame_map is None else call.frame_map.kept)
 
     with halfframe.enabled(pipe, plugins=[Kept()]):
         run(pipe, num_frames=21, last_image=picture(1))
@@ -182,9 +182,9 @@ def test_report(t2v: Any) -> None:
     assert report is not None
     assert report.high is not None
     assert report.low is not None
-    assert (report.high.forwards, report.high.latent_frames, report.high.sequence_lengths) == (12, (3,), (18,))
-    assert (report.low.forwards, report.low.latent_frames, report.low.sequence_lengths) == (4, (5,), (30,))
-    assert report.high.tflops is not None
+    assert (report.high.passes, report.high.latent_frames, report.high.sequence_lengths) == (12, (3,), (18,))
+    assert (report.low.passes, report.low.latent_frames, report.low.sequence_lengths) == (4, (5,), (30,))
+    assert report.high.predicted_seconds is not None
 
 
 # The arguments of the call.
@@ -225,7 +225,7 @@ def test_arguments(t2v: Any, case: str) -> None:
     close(plain, half_frame_latents(t2v, half=False, **made(expected)))
     assert enabled.report is not None
     assert enabled.report.high is not None
-    assert enabled.report.high.forwards == (6 if case == "no guidance" else 12)
+    assert enabled.report.high.passes == (6 if case == "no guidance" else 12)
 
 
 def test_global_random_state(pipe: Any) -> None:
@@ -258,7 +258,7 @@ def test_a_run_in_which_nothing_is_halved_is_the_plain_one(pipe: Any, why: str, 
     if given:
         arguments["latents"] = torch.randn(1, 16, (arguments["num_frames"] - 1) // 4 + 1, 4, 6, generator=seeded(3))
     plain = run(pipe, **arguments)
-    with halfframe.enabled(pipe), pytest.warns(halfframe.HalfframeWarning, match="nothing was halved"):
+    with halfframe.enabled(pipe), pytest.warns(halfframe.HalfframeWarning, match="nothing was skipped"):
         assert torch.equal(run(pipe, **arguments), plain)
 
 
@@ -286,23 +286,23 @@ def test_transformer_of_lower_precision_than_the_latents(pipe: Any) -> None:
 
 @pytest.mark.parametrize("truncate", [(3, 2), (0, 6), (8, 0)])
 @pytest.mark.parametrize("strategy", ["self-duplicate", None])
-@pytest.mark.parametrize("mode", ["conditional", "reuse-delta"])
+@pytest.mark.parametrize("mode", ["conditional", "delta"])
 def test_truncated_guidance(pipe: Any, strategy: str | None, truncate: tuple[int, int], mode: Any) -> None:
-    reuse = mode == "reuse-delta"
+    reuse = mode == "delta"
     expected = half_frame_latents(pipe, half=strategy is not None, truncate=truncate, reuse_delta=reuse)
     seen = Seen(pipe)
     last, last_high = truncate
     with halfframe.enabled(
-        pipe, strategy, cfg_truncate_steps=last, cfg_truncate_high_noise_steps=last_high, cfg_mode=mode
+        pipe, strategy, guidance=halfframe.Guidance(skip_last=last, skip_last_high=last_high, mode=mode)
     ) as enabled:
         # c - (c - d) is d up to rounding, which the random experts amplify from step to step.
         torch.testing.assert_close(run(pipe), expected, rtol=0, atol=1e-3 if reuse else 1e-5)
     highs = int((pipe.scheduler.timesteps >= pipe.config.boundary_ratio * 1000).sum())
-    left_out = sum(step >= 8 - last or highs - last_high <= step < highs for step in range(8))
-    assert len(seen.calls) == 16 - left_out
+    skipped = sum(step >= 8 - last or highs - last_high <= step < highs for step in range(8))
+    assert len(seen.calls) == 16 - skipped
     assert enabled.report is not None
     assert enabled.report.guidance_truncated
-    assert f"{left_out} unconditional forward" in enabled.report.summary()
+    assert f"{skipped} forward passes skipped" in enabled.report.summary()
 
 
 @pytest.mark.parametrize("every", [2, 3])
@@ -315,17 +315,17 @@ def test_guidance_computed_at_every_nth_step(
     seen = Seen(pipe)
     last, last_high = truncate
     with halfframe.enabled(
-        pipe, strategy, cfg_truncate_steps=last, cfg_truncate_high_noise_steps=last_high, cfg_every=every
+        pipe, strategy, guidance=halfframe.Guidance(skip_last=last, skip_last_high=last_high, every=every)
     ) as enabled:
         torch.testing.assert_close(run(pipe), expected, rtol=0, atol=1e-3)
     highs = int((pipe.scheduler.timesteps >= pipe.config.boundary_ratio * 1000).sum())
     truncated = [step for step in range(8) if step >= 8 - last or highs - last_high <= step < highs]
     between = [step for step in range(8) if (step if step < highs else step - highs) % every]
-    left_out = len({*truncated, *between})
-    assert len(seen.calls) == 16 - left_out
+    skipped = len({*truncated, *between})
+    assert len(seen.calls) == 16 - skipped
     assert enabled.report is not None
     assert enabled.report.guidance_truncated
-    assert f"{left_out} unconditional forward" in enabled.report.summary()
+    assert f"{skipped} forward passes skipped" in enabled.report.summary()
 
 
 @pytest.mark.parametrize("name", list(SCHEDULERS))
@@ -334,15 +334,15 @@ def test_guidance_at_every_second_step_with_every_scheduler(t2v: Any, name: str)
     torch.manual_seed(11)  # a stochastic scheduler draws from the global generator
     expected = half_frame_latents(t2v, every=2)
     torch.manual_seed(11)
-    with halfframe.enabled(t2v, "self-duplicate", cfg_every=2):
+    with halfframe.enabled(t2v, "self-duplicate", guidance=halfframe.Guidance(every=2)):
         torch.testing.assert_close(run(t2v), expected, rtol=0, atol=1e-3)
 
 
 def test_without_guidance_there_is_no_forward_to_leave_out(t2v: Any) -> None:
     plain = run(t2v, guidance_scale=1.0)
     with (
-        halfframe.enabled(t2v, None, cfg_every=2) as enabled,
-        pytest.warns(halfframe.HalfframeWarning, match="there was no unconditional forward to leave out"),
+        halfframe.enabled(t2v, None, guidance=halfframe.Guidance(every=2)) as enabled,
+        pytest.warns(halfframe.HalfframeWarning, match="no unconditional pass was skipped: there was none to skip"),
     ):
         assert torch.equal(run(t2v, guidance_scale=1.0), plain)
     assert enabled.report is not None
@@ -364,7 +364,7 @@ def test_interrupt(t2v: Any, last: int) -> None:
     report = enabled.report
     assert report is not None
     assert report.high is not None
-    assert report.high.forwards + (report.low.forwards if report.low else 0) == 2 * (last + 1)
+    assert report.high.passes + (report.low.passes if report.low else 0) == 2 * (last + 1)
     with halfframe.enabled(t2v, "self-duplicate"):
         close(run(t2v), half_frame_latents(t2v))
 
@@ -777,7 +777,7 @@ def test_cache_never_serves_other_frames_than_it_was_made_from(cached: Any) -> N
         plain = run(cached)
         message = r"has FasterCache on, .* change from step to step, .* keeps the same frames, such as 'self-duplicate'"
         window = {"strategy": "interpolate", "until": 2}
-        for options in ({"strategy": Alternating()}, {}, {"preset": "faithful"}, window):
+        for options in ({"strategy": Alternating()}, {}, {"stride": 3}, window):
             with halfframe.enabled(cached, **options), pytest.raises(halfframe.HalfframeError, match=message):
                 run(cached, guidance_scale=1.0)
             assert torch.equal(run(cached), plain)
@@ -839,7 +839,7 @@ def refused(pipe: Any) -> str:
 @pytest.mark.parametrize("name", EXPERTS)
 def test_expert_missing(name: str) -> None:
     assert refused(tiny_diffusers_t2v(**{name: None})) == (
-        f"WanPipeline cannot be halved: it has no {name}, so there is no expert switch at which the clip could be "
+        f"WanPipeline cannot be made faster: it has no {name}, so there is no expert switch at which the clip could be "
         "brought back to full length. Use T2V-A14B or I2V-A14B, with both transformers loaded and "
         "boundary_ratio set (0.875 for T2V, 0.9 for I2V)."
     )
@@ -853,7 +853,7 @@ def test_boundary_missing(pipe: Any) -> None:
 def test_one_module_as_both_experts(t2v: Any) -> None:
     t2v.transformer_2 = torch.compile(t2v.transformer, backend="eager")
     assert refused(t2v) == (
-        "WanPipeline cannot be halved: one module serves as both experts, so there is no expert switch. Load both "
+        "WanPipeline cannot be made faster: one module serves as both experts, so there is no expert switch. Load both "
         "transformers of the A14B model."
     )
 
@@ -861,7 +861,7 @@ def test_one_module_as_both_experts(t2v: Any) -> None:
 def test_timesteps_per_token(t2v: Any) -> None:
     t2v.register_to_config(expand_timesteps=True)
     assert refused(t2v) == (
-        "WanPipeline cannot be halved: its config has expand_timesteps, as TI2V-5B, where one transformer serves "
+        "WanPipeline cannot be made faster: its config has expand_timesteps, as TI2V-5B, where one transformer serves "
         "every timestep, so there is no expert switch at which the clip could be brought back to full length. Use "
         "T2V-A14B or I2V-A14B."
     )

@@ -192,7 +192,7 @@ def options(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 @settings(deadline=None, max_examples=40)
 @given(host=st.sampled_from(["diffusers t2v", "official t2v", "last image"]), frames=st.integers(2, 11), how=options())
-@pytest.mark.filterwarnings("ignore:halfframe. nothing was halved")  # some of these windows are empty
+@pytest.mark.filterwarnings("ignore:halfframe. nothing was skipped")  # some of these windows are empty
 def test_any_options_at_any_length(host: str, frames: int, how: tuple[str, dict[str, Any]]) -> None:
     strategy, chosen = how
     expected = plain_loop(parts_of(host, frames), strategy, **chosen)
@@ -207,7 +207,7 @@ def test_any_options_at_any_length(host: str, frames: int, how: tuple[str, dict[
 def test_a_last_image_at_the_ends_of_short_clips(frames: int, strategy: str) -> None:
     """In the clips of odd length some strategies compute the last frame anyway, at some of their steps."""
     expected = plain_loop(parts_of("last image", frames), strategy)
-    nothing = pytest.warns(halfframe.HalfframeWarning, match="nothing was halved")  # both frames have images
+    nothing = pytest.warns(halfframe.HalfframeWarning, match="nothing was skipped")  # both frames have images
     with nothing if frames == 2 else contextlib.nullcontext():
         close(halved("last image", frames, strategy), expected)
 

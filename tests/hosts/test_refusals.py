@@ -1,4 +1,4 @@
-"""What cannot be halved is refused before anything is touched, with the reason and what to do."""
+"""What cannot be made faster is refused before anything is touched, with the reason and what to do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def refuse(pipe: Any, match: str, error: type[Exception] = halfframe.Unsupported
 def test_dense_model_has_no_expert_switch() -> None:
     refuse(
         Dense(),
-        "Dense cannot be halved: it has no high_noise_model and no low_noise_model and no boundary, so there "
+        "Dense cannot be made faster: it has no high_noise_model and no low_noise_model and no boundary, so there "
         "is no expert switch.*Use T2V-A14B or I2V-A14B",
     )
 
@@ -44,7 +44,12 @@ def test_one_module_as_both_experts(t2v: Any) -> None:
 
 @pytest.mark.parametrize("pipe", [None, 3, "pipe", object(), [1]])
 def test_no_pipeline_at_all(pipe: Any) -> None:
-    refuse(pipe, f"{type(pipe).__name__} is no pipeline that halfframe knows; needed: a wan.text2video.WanT2V")
+    refuse(
+        pipe,
+        "'pipe' is a name; load the pipeline first"
+        if pipe == "pipe"
+        else f"{type(pipe).__name__} is no pipeline that halfframe knows; needed: a wan.text2video.WanT2V",
+    )
 
 
 def test_model_instead_of_pipeline(t2v: Any) -> None:
@@ -77,47 +82,32 @@ def test_subclass_that_inherits_generate_is_served(t2v: Any) -> None:
     with halfframe.enabled(t2v) as run:
         t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=4, shift=12.0, offload_model=False)
     assert run.report is not None
-    assert run.report.halved
+    assert run.report.saved
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"noise": "long"}, "noise='long' is unknown; needed: one of 'full', 'short'"),
-        ({"tflops": 0}, "tflops=0 is no rate"),
-        ({"tflops": -1.0}, "tflops=-1.0 is no rate"),
+        ({"noise": "long", "strategy": "self-duplicate"}, "noise must be 'full' or 'short', got 'long'"),
+        ({"measure": 1}, "measure must be True or False, got 1"),
+        ({"guidance": 5}, r"guidance must be a halfframe.Guidance, got 5; give Guidance\(skip_last=5\)"),
+        ({"strategy": "interleave:stride=3", "guidance": {"skip_last": 5}}, "guidance must be a halfframe.Guidance"),
+        ({"tflops": 1.0}, "strategy 'merge' does not fit tflops=1.0"),
+        ({"preset": "fast"}, "strategy 'merge' does not fit preset='fast'"),
         ({"colour": "red"}, "strategy 'merge' does not fit colour='red'.*Its options: stride=2, full_start=0"),
-        ({"colour": "red", "strategy": "self-duplicate"}, "does not fit colour='red'.*Its options: none"),
-        ({"noise": "short"}, "'merge' carries .* so noise='short' has no meaning for it; .* 'self-duplicate'"),
-        ({"noise": "short", "strategy": None}, "noise='short' has no meaning for it; leave out `noise`, or name"),
-        ({"noise": "short", "preset": "fast"}, "noise='short' has no meaning for it"),
+        ({"colour": "red", "strategy": "self-duplicate"}, "does not fit colour='red'.*Its options: noise='full'"),
+        ({"noise": "short"}, "strategy 'merge' does not fit noise='short'"),
+        ({"noise": "short", "strategy": None}, "there is no strategy to take noise"),
     ],
 )
 def test_unusable_options(t2v: Any, options: dict[str, Any], match: str) -> None:
     refuse(t2v, match, halfframe.OptionError, **options)
 
 
-def test_a_strategy_that_allocates_is_asked_itself_for_short_noise(t2v: Any) -> None:
-    asked: list[str] = []
-
-    class Mine(halfframe.Strategy):
-        def allocate(self, allocation: halfframe.Allocation) -> Any:
-            asked.append(allocation.noise)
-            return allocation.draw(allocation.shape)
-
-    class NotYet(Mine):
-        def allocate(self, allocation: halfframe.Allocation) -> Any:
-            return halfframe.Strategy.allocate(self, allocation)
-
-    clip = {"size": (32, 32), "frame_num": 9, "sampling_steps": 2, "shift": 12.0, "offload_model": False}
-    with halfframe.enabled(t2v, Mine(), noise="short"), pytest.warns(halfframe.HalfframeWarning, match="left out no"):
-        t2v.generate("a", **clip)
-    assert asked == ["short"]
-    with (
-        halfframe.enabled(t2v, NotYet(), noise="short"),
-        pytest.raises(halfframe.OptionError, match="so noise='short' has no meaning for it"),
-    ):
-        t2v.generate("a", **clip)
+def test_options_beside_a_strategy_object(t2v: Any) -> None:
+    """An object has its options already, those of noise included."""
+    message = "strategy 'self-duplicate' was given as an instance, so noise='short' cannot be applied; set its options"
+    refuse(t2v, message, halfframe.OptionError, strategy=halfframe.SelfDuplicate(), noise="short")
 
 
 def test_unknown_strategy(t2v: Any) -> None:
@@ -137,7 +127,7 @@ def test_expert_that_is_neither_of_the_two(t2v: Any) -> None:
 
 
 def test_plugins_that_are_no_list(t2v: Any) -> None:
-    refuse(t2v, r"plugins=3 is no list of plugins; give plugins=\[plugin\]", halfframe.OptionError, plugins=3)
+    refuse(t2v, r"plugins must be a list of plugins, got 3; give plugins=\[plugin\]", halfframe.OptionError, plugins=3)
 
 
 def test_warning_points_at_the_callers_line(t2v: Any) -> None:
@@ -147,13 +137,13 @@ def test_warning_points_at_the_callers_line(t2v: Any) -> None:
     assert ours.filename == __file__
 
 
-def test_truncation_that_had_nothing_to_leave_out(t2v: Any) -> None:
+def test_truncation_that_had_nothing_to_skip(t2v: Any) -> None:
     if "lightning" not in type(t2v).generate.__code__.co_names:
-        pytest.skip("this version of wan always runs two forwards per step")
+        pytest.skip("this version of wan always makes two forward passes per step")
     t2v.lightning = True
     with (
-        halfframe.enabled(t2v, cfg_truncate_steps=2),
-        pytest.warns(halfframe.HalfframeWarning, match="no guidance was truncated: there was no unconditional forward"),
+        halfframe.enabled(t2v, guidance=halfframe.Guidance(skip_last=2)),
+        pytest.warns(halfframe.HalfframeWarning, match="no unconditional pass was skipped: there was none to skip"),
     ):
         t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=4, offload_model=False)
 
@@ -164,7 +154,6 @@ def test_option_that_would_never_reach_its_strategy(t2v: Any) -> None:
 
     refuse(t2v, "strategy 'mine' has an option called measure, which is an", halfframe.StrategyError, strategy=mine)
     refuse(t2v, "there is no strategy to take weight", halfframe.OptionError, strategy=None, weight=1)
-    refuse(t2v, "tflops='a' is no rate", halfframe.OptionError, tflops="a")
 
 
 def test_schedule_without_steps(t2v: Any) -> None:
@@ -175,22 +164,35 @@ def test_schedule_without_steps(t2v: Any) -> None:
         t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=0, offload_model=False)
 
 
-def test_selection_that_fails_while_it_is_read(t2v: Any) -> None:
-    class Lazy(halfframe.Strategy):
-        def select(self, step: halfframe.Step) -> Any:
-            return (1 // position for position in range(3))
+@pytest.mark.parametrize(
+    ("move", "message"),
+    [
+        (lambda step: 1 // step.index, "`move` failed: ZeroDivisionError"),
+        (lambda step: (0, 2), "`move` returned tuple; needed: a halfframe.FrameMap, a halfframe.Reuse, or None"),
+        (
+            lambda step: halfframe.FrameMap.select((0, 9), 3),
+            r"frame indices \[0, 9\] do not select frames of a clip of 3",
+        ),
+    ],
+)
+def test_move_that_fails_or_is_none(t2v: Any, move: Any, message: str) -> None:
+    class Broken(halfframe.Strategy):
+        name = "broken"
+
+        def move(self, step: halfframe.Step) -> Any:
+            return move(step)
 
     with (
-        halfframe.enabled(t2v, Lazy()),
-        pytest.raises(halfframe.StrategyError, match="strategy 'Lazy' failed in 'select': ZeroDivisionError"),
+        halfframe.enabled(t2v, Broken()),
+        pytest.raises(halfframe.StrategyError, match=f"strategy 'broken', at step 1 of 4: {message}"),
     ):
         t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=4, offload_model=False)
 
 
 @pytest.mark.parametrize("build", [tiny_diffusers_t2v, tiny_diffusers_i2v])
-def test_preload_on_diffusers(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefetch_on_diffusers(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DiffusersWan, "attach", lambda *_: pytest.fail("attached"))
     message = (
-        "preload=True does not fit a Wan.*Pipeline: diffusers' own offloading .* decides where its transformers are"
+        "prefetch=True does not fit a Wan.*Pipeline: diffusers' own offloading .* decides where its transformers are"
     )
-    refuse(build(), message, halfframe.OptionError, preload=True)
+    refuse(build(), message, halfframe.OptionError, prefetch=True)

@@ -66,10 +66,10 @@ def test_guidance_at_every_second_step(i2v: Any) -> None:
             i2v, import_wan("image2video"), PROMPT, size=(48, 32), condition=condition(i2v, 17), every=2, **ARGS
         )
         expected = i2v.vae.decode([latents])[0]
-    with halfframe.enabled(i2v, "self-duplicate", cfg_every=2) as run:
+    with halfframe.enabled(i2v, "self-duplicate", guidance=halfframe.Guidance(every=2)) as run:
         torch.testing.assert_close(generate(i2v), expected, rtol=0, atol=1e-3)
     assert run.report is not None
-    assert (run.report.high.forwards, run.report.low.forwards) == (5, 8)  # 3 and 5 steps
+    assert (run.report.high.passes, run.report.low.passes) == (5, 8)  # 3 and 5 steps
 
 
 def test_conditioning_follows_the_kept_frames(i2v: Any) -> None:
@@ -88,7 +88,7 @@ def test_conditioning_follows_the_kept_frames(i2v: Any) -> None:
     assert seen["high"] == {((16, 3, 4, 6), (20, 3, 4, 6), 18, True)}
     assert seen["low"] == {((16, 5, 4, 6), (20, 5, 4, 6), 30, True)}
     assert run.report is not None
-    assert run.report.halved
+    assert run.report.saved
 
 
 @pytest.mark.parametrize("n", range(16))
@@ -122,5 +122,5 @@ def test_81_frames_on_every_version(i2v: Any) -> None:
         video = i2v.generate(PROMPT, IMAGE, max_area=16 * 24, frame_num=81, sampling_steps=4, offload_model=False)
     assert video.shape[1] == 81
     assert run.report is not None
-    assert seen == [(11, 11)] * run.report.high.forwards + [(21, 21)] * run.report.low.forwards
-    assert run.report.halved
+    assert seen == [(11, 11)] * run.report.high.passes + [(21, 21)] * run.report.low.passes
+    assert run.report.saved

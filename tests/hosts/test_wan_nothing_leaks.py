@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 import halfframe
-from halfframe.testing import tiny_wan_t2v
+from halfframe.testing import tiny_diffusers_t2v, tiny_wan_t2v
 
+from ..helpers_diffusers import run as run_diffusers
+from ..helpers_diffusers import state as state_of_diffusers
 from .test_wan_t2v import PROMPT, generate, spy
 
 
@@ -145,7 +147,7 @@ def test_another_pipe_in_another_thread_runs_at_full_length() -> None:
         generate(mine)
         thread.join()
     assert run.report is not None
-    assert run.report.halved
+    assert run.report.saved
     assert torch.equal(results[0], plain)
     assert {shape[1] for shape, _ in seen} == {5}
 
@@ -172,29 +174,79 @@ def test_second_concurrent_generate_is_refused(t2v: Any) -> None:
     assert len(run.reports) == 2
 
 
-def test_leaving_the_block_waits_for_a_run_in_another_thread(t2v: Any) -> None:
-    before = state(t2v)
-    started, finished = threading.Event(), threading.Event()
+@pytest.mark.parametrize("how", ["leave", "disable"])
+@pytest.mark.parametrize(
+    ("make", "call", "state_of"),
+    [(tiny_wan_t2v, generate, state), (tiny_diffusers_t2v, run_diffusers, state_of_diffusers)],
+    ids=["official", "diffusers"],
+)
+def test_block_left_while_another_thread_generates(make: Any, call: Any, state_of: Any, how: str) -> None:
+    """The run ends as it began, and undoes then what it patched; until then the pipeline cannot be enabled again."""
+    pipe = make()
+    plain, before = call(pipe), state_of(pipe)
+    with halfframe.enabled(pipe):
+        expected = call(pipe)
+    started, left = threading.Event(), threading.Event()
+    videos: list[Tensor] = []
+    reports: list[Any] = []
 
     class Slow:
         @halfframe.hookimpl
-        def halfframe_boundary(self, boundary: Any) -> None:
-            finished.wait(0.3)
+        def halfframe_expert_call(self, call: halfframe.ExpertCall) -> None:
+            if call.step.index == 2:
+                started.set()
+                assert left.wait(60)
 
         @halfframe.hookimpl
         def halfframe_report(self, report: Any) -> None:
-            finished.set()
+            reports.append(report)
 
-    handle = t2v.high_noise_model.register_forward_pre_hook(lambda *_: started.set())
-    with halfframe.enabled(t2v, plugins=[Slow()]) as run:
-        thread = threading.Thread(target=generate, args=(t2v,))
-        thread.start()
-        assert started.wait(60)
-    assert finished.is_set()
+    thread = threading.Thread(target=lambda: videos.append(call(pipe)))
+    run = halfframe.enable(pipe, plugins=[Slow()])
+    thread.start()
+    assert started.wait(60)
+    warning = pytest.warns(halfframe.HalfframeWarning, match="that run ends as it began, and then the pipeline is as")
+    with warning as seen:
+        halfframe.disable(pipe) if how == "disable" else run.__exit__(None, None, None)
+    assert len(seen) == 1
+    with (
+        pytest.raises(halfframe.HalfframeError, match="is still generating in another thread"),
+        halfframe.enabled(pipe),
+    ):
+        pass
+    with pytest.raises(halfframe.HalfframeError, match="nothing to switch off"):
+        halfframe.disable(pipe)
+    left.set()
     thread.join()
-    handle.remove()
-    assert len(run.reports) == 1
-    assert state(t2v) == before
+    assert torch.equal(videos[0], expected)
+    assert run.reports == reports
+    assert len(reports) == 1
+    assert state_of(pipe) == before
+    assert torch.equal(call(pipe), plain)
+    with halfframe.enabled(pipe) as again:
+        assert torch.equal(call(pipe), expected)
+    assert len(again.reports) == 1
+
+
+@pytest.mark.parametrize("make", [tiny_wan_t2v, tiny_diffusers_t2v])
+def test_disabled_from_within_a_run(make: Any) -> None:
+    """By a hook, in the run's own thread: no warning, and the run ends as it began."""
+    pipe = make()
+    call, state_of = (generate, state) if make is tiny_wan_t2v else (run_diffusers, state_of_diffusers)
+    plain, before = call(pipe), state_of(pipe)
+
+    class Disable:
+        @halfframe.hookimpl
+        def halfframe_boundary(self, boundary: Any) -> None:
+            halfframe.disable(pipe)
+
+    with halfframe.enabled(pipe):
+        expected = call(pipe)
+    handle = halfframe.enable(pipe, plugins=[Disable()])
+    assert torch.equal(call(pipe), expected)
+    assert len(handle.reports) == 1
+    assert state_of(pipe) == before
+    assert torch.equal(call(pipe), plain)
 
 
 def test_generate_from_within_a_hook_is_refused(t2v: Any) -> None:
@@ -245,7 +297,7 @@ def test_patch_that_somebody_put_over_ours_stays_theirs_and_ours_goes_quiet(t2v:
         t2v.generate = theirs
         generate(t2v)
         assert run.report is not None
-        assert run.report.halved
+        assert run.report.saved
     assert vars(t2v)["generate"] is theirs
     assert torch.equal(generate(t2v), plain)
     assert len(run.reports) == 1
@@ -270,7 +322,14 @@ def test_attributes_set_inside_the_block_are_kept(t2v: Any) -> None:
 
 def test_nothing_happens_before_the_block_is_entered(t2v: Any) -> None:
     before = state(t2v)
-    halfframe.enabled(t2v)
+    handle = halfframe.enabled(t2v)
+    assert state(t2v) == before
+    with pytest.warns(
+        halfframe.HalfframeWarning, match=r"enabled\(WanT2V\) was never entered, so nothing was made faster"
+    ):
+        handle.__del__()
+    with handle:
+        pass
     assert state(t2v) == before
 
 
@@ -309,12 +368,18 @@ def broken(latents: Tensor, num_frames: int) -> Tensor:
     [
         (
             bad_shape,
-            r"expansion by strategy 'bad_shape' has shape \(16, 3, 4, 6\); needed: \(16, 5, 4, 6\), time at dim",
+            r"'bad_shape' made of the latents at the switch has shape \(16, 3, 4, 6\); needed: \(16, 5, 4, 6\), time",
         ),
-        (bad_dtype, r"expansion by strategy 'bad_dtype' is torch.float64 on cpu; needed: torch.float32 on cpu"),
-        (bad_device, r"expansion by strategy 'bad_device' is torch.float32 on meta; needed: torch.float32 on cpu"),
-        (bad_type, r"expansion by strategy 'bad_type' is ndarray; needed: a tensor"),
-        (broken, r"strategy 'broken' failed in 'switch': ZeroDivisionError: oops"),
+        (
+            bad_dtype,
+            r"'bad_dtype' made of the latents at the switch is torch.float64 on cpu; needed: torch.float32 on cpu",
+        ),
+        (
+            bad_device,
+            r"'bad_device' made of the latents at the switch is torch.float32 on meta; needed: torch.float32 on",
+        ),
+        (bad_type, r"strategy 'bad_type' made of the latents at the switch is ndarray; needed: a tensor"),
+        (broken, r"strategy 'broken' failed in 'at_switch': ZeroDivisionError: oops"),
     ],
 )
 def test_strategy_that_returns_nonsense(t2v: Any, strategy: Any, message: str) -> None:
@@ -382,28 +447,6 @@ def test_copy_made_inside_the_block_is_a_plain_pipe_of_its_own(t2v: Any, how: An
     assert run.report is not None
 
 
-def test_interrupt_while_the_block_waits_for_another_thread(t2v: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = state(t2v)
-
-    class Interrupted:
-        def acquire(self, *_: Any, **__: Any) -> bool:
-            raise KeyboardInterrupt
-
-        def release(self) -> None:
-            raise AssertionError("never acquired")
-
-    def block() -> None:
-        with halfframe.enabled(t2v) as run:
-            monkeypatch.setattr(run, "_running", Interrupted())
-
-    with pytest.raises(KeyboardInterrupt):
-        block()
-    assert state(t2v) == before
-    with halfframe.enabled(t2v) as run:
-        generate(t2v)
-    assert run.report is not None
-
-
 def test_a_finished_run_holds_no_tensor() -> None:
     """Without the garbage collector's help: a clip's worth of device memory per run would add up."""
     pipe = tiny_wan_t2v()
@@ -427,10 +470,12 @@ class InPlace(halfframe.Strategy):
     def __init__(self, way: str) -> None:
         self.way = way
 
-    def select(self, step: halfframe.Step) -> range | None:
-        return range(0, step.num_frames, 2) if step.expert == "high" else None
+    def move(self, step: halfframe.Step) -> halfframe.FrameMap | None:
+        if step.expert == "low":
+            return None
+        return halfframe.FrameMap.select(range(0, step.num_frames, 2), step.num_frames, between="hold")
 
-    def switch(self, latents: Tensor) -> Tensor:
+    def at_switch(self, latents: Tensor) -> Tensor:
         if self.way == "new":
             return latents * 0.5
         return latents.mul_(0.5) if self.way == "in place" else latents.mul_(0.5)[:]

@@ -130,8 +130,10 @@ def _compared(arguments: argparse.Namespace) -> Comparison:
 
 def _variants(arguments: argparse.Namespace) -> list[Variant]:
     guidance = guidance_from(arguments)
-    cut = f"CFG truncated {guidance.skip_last}/{guidance.skip_last_high}"
-    cut += f", every {guidance.every}" if guidance.every > 1 else ""
+    truncated = guidance.skip_last or guidance.skip_last_high
+    parts = [f"CFG truncated {guidance.skip_last}/{guidance.skip_last_high}"] if truncated else []
+    parts += [f"CFG every {guidance.every}"] if guidance.every > 1 else []
+    cut = ", ".join(parts)
     variants = []
     for name in dict.fromkeys(arguments.strategy or [DEFAULT_STRATEGY]):
         halved = name != "none"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pluggy
 
-from halfframe.errors import UnsupportedPipelineError
+from halfframe.errors import PluginError, UnsupportedPipelineError
 from halfframe.hosts.base import HostAdapter, HostDiagnosis, Serve, patch_scheduler
 from halfframe.hosts.diffusers import DiffusersWan
 from halfframe.hosts.wan import WanOfficial
@@ -16,8 +17,37 @@ __all__ = ["HostAdapter", "HostDiagnosis", "Serve", "find_host", "installed_host
 
 def installed_hosts(manager: pluggy.PluginManager) -> Sequence[HostAdapter]:
     """Every adapter: those that `manager`'s plugins bring, then the built-in ones."""
-    brought = [adapter for adapters in manager.hook.halfframe_hosts() for adapter in adapters]
-    return [*brought, WanOfficial(), DiffusersWan()]
+    return [*_brought(manager), WanOfficial(), DiffusersWan()]
+
+
+def _brought(manager: pluggy.PluginManager) -> list[HostAdapter]:
+    plugins = [hook.plugin for hook in manager.hook.halfframe_hosts.get_hookimpls()]
+    found: list[HostAdapter] = []
+    for plugin in reversed(plugins):  # one by one, so that whoever fails can be named
+        name = manager.get_name(plugin)
+        caller = manager.subset_hook_caller("halfframe_hosts", [other for other in plugins if other is not plugin])
+        try:
+            found += [_adapter(adapter, name) for adapters in caller() for adapter in adapters]
+        except PluginError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"plugin {name} failed in halfframe_hosts: {type(error).__name__}: {error}; needed: a list of host "
+                "adapters. Mend or uninstall it."
+            ) from error
+    return found
+
+
+def _adapter(value: Any, name: str | None) -> HostAdapter:
+    needed = ("name", "serves", "recognises", "refusal", "attach")
+    missing = [part for part in needed if not hasattr(value, part)]
+    if missing or isinstance(value, type):
+        raise PluginError(
+            f"plugin {name} gave a {type(value).__name__} in halfframe_hosts; needed: a list of host adapters, objects "
+            f"with {', '.join(needed)}."
+        )
+    adapter: HostAdapter = value
+    return adapter
 
 
 def find_host(pipe: object, manager: pluggy.PluginManager) -> HostAdapter:

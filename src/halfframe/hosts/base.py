@@ -8,12 +8,13 @@ from typing import Any, Protocol
 
 from halfframe.hosts.patching import Patches
 from halfframe.sampling.host import HostFacts
-from halfframe.sampling.run import SamplingRun
+from halfframe.sampling.run import Coming, SamplingRun
 
 __all__ = ["HostAdapter", "HostDiagnosis", "Serve", "patch_scheduler"]
 
 Serve = Callable[[HostFacts, Callable[[SamplingRun, Patches], Any]], Any]
-"""Serves one run: ``serve(facts, body)`` calls ``body(run, patches)``, which runs the host's loop; returns its result.
+"""Serves a run: ``serve(facts, body)`` calls ``body(run, patches)``, which runs the host's loop, and returns its
+result.
 
 The patches are undone when the body ends. The report is filed if it ends normally.
 """
@@ -74,13 +75,19 @@ class HostAdapter(Protocol):
 
 
 def patch_scheduler(
-    scheduler: Any, run: SamplingRun, patches: Patches, after: Callable[[], None] = lambda: None
+    scheduler: Any, run: SamplingRun, patches: Patches, after: Callable[[Coming, Coming], None] = lambda *_: None
 ) -> None:
-    """Put `run` in front of ``scheduler.step``, until `patches` are undone; `after` is called after each step."""
+    """Put `run` in front of ``scheduler.step``, until `patches` are undone or the run has another scheduler.
 
-    def step(original: Any, _: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+    `after` is called after each step, with `SamplingRun.coming` from before it and from after it.
+    """
+
+    def step(original: Any, obj: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        if obj is not run.scheduler:
+            return original(model_output, timestep, sample, *args, **kwargs)
+        before = run.coming
         result = run.scheduler_step(original, model_output, timestep, sample, *args, **kwargs)
-        after()
+        after(before, run.coming)
         return result
 
     patches.methods(scheduler, {"step": step})

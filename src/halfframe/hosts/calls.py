@@ -7,12 +7,15 @@ that offloads weights puts itself into ``forward`` too, before a run starts; wha
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from halfframe.hosts.patching import Patches, itself
 
 __all__ = ["Around", "intercept", "is_compiled"]
 
@@ -21,6 +24,16 @@ Around = Callable[[Callable[..., Any], dict[str, Any], tuple[Any, ...]], Any]
 
 _COMPILED_CALL = "_compiled_call_impl"  # where torch keeps the call of a module compiled in place
 _lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """The thread that held it is not in a forked process."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,14 +61,17 @@ class _Switchboard:
                 return interception.around(self.original, kwargs, args)
         return self.original(*args, **kwargs)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return itself, (self.original,)  # a copy of the module calls what it would have called
+
 
 def is_compiled(module: torch.nn.Module) -> bool:
     """Whether ``module.compile()`` was called."""
     return vars(module).get(_COMPILED_CALL) is not None
 
 
-def intercept(module: torch.nn.Module, around: Around) -> Callable[[], None]:
-    """Have `around` make this thread's calls of `module`, until the returned function is called.
+def intercept(module: torch.nn.Module, around: Around, patches: Patches) -> None:
+    """Have `around` make this thread's calls of `module`, until `patches` are undone.
 
     Several interceptions of one module may be undone in any order. If somebody else replaced what was replaced here,
     theirs stays, and calls through it are plain ones.
@@ -63,24 +79,29 @@ def intercept(module: torch.nn.Module, around: Around) -> Callable[[], None]:
     Args:
         module: the module, or the wrapper that ``torch.compile`` put around it.
         around: makes the call, or answers without making it.
+        patches: what undoes it; told first, so that nothing is ever set that is not undone.
     """
     attribute = _COMPILED_CALL if is_compiled(module) else "forward"
     interception = _Interception(threading.get_ident(), around)
+    board: _Switchboard | None = None
+
+    def undo() -> None:
+        with _lock:
+            if board is None:
+                return
+            mine: _Switchboard = board
+            mine.interceptions = tuple(other for other in mine.interceptions if other is not interception)
+            if mine.interceptions or vars(module).get(attribute) is not mine:
+                return
+            if mine.was_own:
+                setattr(module, attribute, mine.original)
+            else:
+                delattr(module, attribute)
+
+    patches.callback(undo)
     with _lock:
         found: Any = vars(module).get(attribute)
         board = found if isinstance(found, _Switchboard) else _Switchboard(module, attribute)
         board.interceptions = (*board.interceptions, interception)
         if board is not found:
             setattr(module, attribute, board)
-
-    def undo() -> None:
-        with _lock:
-            board.interceptions = tuple(other for other in board.interceptions if other is not interception)
-            if board.interceptions or vars(module).get(attribute) is not board:
-                return
-            if board.was_own:
-                setattr(module, attribute, board.original)
-            else:
-                delattr(module, attribute)
-
-    return undo

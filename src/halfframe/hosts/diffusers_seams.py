@@ -7,7 +7,6 @@ is the loop's own, what a callback calls (a preview, say) is not.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -19,11 +18,12 @@ from torch import Tensor
 from halfframe.errors import HalfframeError
 from halfframe.hosts.base import patch_scheduler
 from halfframe.hosts.calls import intercept, is_compiled
-from halfframe.hosts.patching import Patches
-from halfframe.hosts.rope import diffusers_positions
+from halfframe.hosts.patching import Patches, StandIn
+from halfframe.hosts.rope import RopePositions
 from halfframe.sampling import frames
+from halfframe.sampling.frame_map import FrameMap
 from halfframe.sampling.host import ForwardPass, NoiseSource
-from halfframe.sampling.run import SamplingRun
+from halfframe.sampling.run import Coming, SamplingRun
 from halfframe.sampling.strategy import Expert
 
 __all__ = ["EXPERTS", "Routes", "unwrapped"]
@@ -39,7 +39,9 @@ class Routes:
         self._run = run
         self._local = local
         self._within_step = True
-        self._scheduler_before: Any = None
+        self._schedulers: list[Any] = []  # that the run is in front of
+        self._computed: Coming = None  # at the latest step that computed anything
+        local.callback(self._release)
         _serve_noise(pipe, run, local)
         self._forget()
         local.callback(self._forget)
@@ -47,28 +49,35 @@ class Routes:
         for name in EXPERTS:
             self._route_expert(name, getattr(pipe, name))
 
+    def _release(self) -> None:
+        """What was patched in is garbage now, and must not keep the pipeline until it is collected."""
+        self._pipe = None
+        self._schedulers.clear()
+
     def replaced(self, name: str, value: Any) -> None:
         """The pipeline's attribute `name` was set to `value` during the run."""
         if name == "_current_timestep":
             self._within_step = value is not None
-        elif name == "scheduler" and value is not self._scheduler_before:
+        elif name == "scheduler":
             self._route_scheduler(value)
         elif name in EXPERTS and isinstance(value, torch.nn.Module):
             self._route_expert(name, value)
 
     def _route_scheduler(self, scheduler: Any) -> None:
-        self._scheduler_before = scheduler
-        coming = self._run.coming
+        if any(scheduler is known for known in self._schedulers):
+            self._run.attach(scheduler)
+            return
+        self._schedulers.append(scheduler)
+        patch_scheduler(scheduler, self._run, self._local, self._after_step)
 
-        def after() -> None:
-            nonlocal coming
-            self._within_step = False
-            before, coming = coming, self._run.coming
-            self._keep_caches_apart(before, coming)
+    def _after_step(self, before: Coming, coming: Coming) -> None:
+        self._within_step = False
+        if before is None or isinstance(before[1], FrameMap | None):
+            self._computed = before
+        if coming is None or isinstance(coming[1], FrameMap | None):
+            self._keep_caches_apart(self._computed, coming)
 
-        patch_scheduler(scheduler, self._run, self._local, after)
-
-    def _keep_caches_apart(self, before: Any, after: Any) -> None:
+    def _keep_caches_apart(self, before: Coming, after: Coming) -> None:
         """Have diffusers' own caches (first block, attention broadcast, ...) forget wherever the frames change.
 
         They hand an expert what it computed at an earlier step, which must have been for the same frames. It is done
@@ -87,7 +96,7 @@ class Routes:
                 module._reset_stateful_cache()
 
     def _refuse_faster_cache(self) -> None:
-        """FasterCache reuses what it remembers without asking whether it has anything: it must not forget midway."""
+        """FasterCache reuses what it remembers without asking whether there is any, so it must not forget midway."""
         for module in map(unwrapped, self._experts()):
             if type(getattr(module, "_cache_config", None)).__name__ == "FasterCacheConfig":
                 raise HalfframeError(
@@ -105,6 +114,7 @@ class Routes:
         plain = unwrapped(module)
         channels = config.out_channels or config.in_channels
         expert = EXPERTS[name]
+        rope = RopePositions(plain, self._local)
 
         def around(original: Callable[..., Any], kwargs: dict[str, Any], args: tuple[Any, ...]) -> Any:
             if not self._within_step:  # a callback's call
@@ -129,7 +139,8 @@ class Routes:
                 if made.bound is not None:
                     given["timestep"] = made.timestep(given["timestep"])
                 compiled = module is not plain or is_compiled(plain)
-                with diffusers_positions(plain, made.positions, compiled):
+                _refuse_uneven_groups(plain, made)
+                with rope.at(made.positions, compiled):
                     output = original(**given)
                 prediction: Tensor = output[0] if isinstance(output, tuple) else output.sample
                 return prediction
@@ -137,7 +148,21 @@ class Routes:
             velocity = self._run.forward(expert, latents, compute)
             return (velocity,) if kwargs.get("return_dict") is False else _model_output(velocity)
 
-        self._local.callback(intercept(module, around))
+        intercept(module, around, self._local)
+
+
+def _refuse_uneven_groups(module: Any, made: ForwardPass) -> None:
+    """diffusers' context parallelism deals out tokens evenly and pads none."""
+    config = getattr(getattr(module, "_parallel_config", None), "context_parallel_config", None)
+    if config is None or made.bound is None or getattr(config, "ulysses_anything", False):
+        return
+    group = (getattr(config, "ulysses_degree", None) or 1) * (getattr(config, "ring_degree", None) or 1)
+    if made.sequence_length % group:
+        raise HalfframeError(
+            f"the {made.step.expert}-noise expert computes {made.bound.count} of {made.step.num_frames} latent frames, "
+            f"{made.sequence_length} tokens, which context parallelism cannot deal out evenly to {group} devices; use "
+            f"another stride, or a size whose tokens per frame are a multiple of {group}."
+        )
 
 
 def unwrapped(module: Any) -> Any:
@@ -149,7 +174,6 @@ def _serve_noise(pipe: Any, run: SamplingRun, local: Patches) -> None:
     """Have the pipeline start from the run's latents: it prepares its own, and those are exchanged."""
     original = pipe.prepare_latents
 
-    @functools.wraps(original)
     def prepare_latents(*args: Any, **kwargs: Any) -> Any:
         if run.allocated or not local.active:
             return original(*args, **kwargs)
@@ -166,7 +190,7 @@ def _serve_noise(pipe: Any, run: SamplingRun, local: Patches) -> None:
         allocated = run.allocate(tuple(latents.shape), source)
         return (allocated, *prepared[1:]) if isinstance(prepared, tuple) else allocated
 
-    local.set(pipe, "prepare_latents", prepare_latents)
+    local.set(pipe, "prepare_latents", StandIn(original, prepare_latents))
 
 
 def _drawing(generator: Any, like: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
@@ -227,5 +251,8 @@ def _refuse_per_frame(expert: Expert, hidden_states: Tensor, kwargs: dict[str, A
 
 def _has_hooks(expert: Any) -> bool:
     """Whether diffusers' hooks are on any part of `expert`; its caches are such, and so is its group offloading."""
-    registries = (getattr(module, "_diffusers_hook", None) for module in expert.modules())
-    return any(registry is not None and registry.hooks for registry in registries)
+    for module in expert.modules():  # a loop, because an expert has hundreds
+        registry = vars(module).get("_diffusers_hook")
+        if registry is not None and registry.hooks:
+            return True
+    return False

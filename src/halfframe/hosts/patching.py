@@ -7,11 +7,10 @@ import functools
 import logging
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Patches", "Replacement", "same_named_subclass"]
+__all__ = ["Patches", "Replacement", "StandIn", "same_named_subclass"]
 
 _logger = logging.getLogger(__name__)
 _ABSENT = object()
@@ -33,7 +32,7 @@ class Patches:
 
     def __init__(self) -> None:
         self.active = True
-        self._undo = ExitStack()
+        self._undo: list[Callable[[], None]] = []
 
     def set(self, obj: Any, name: str, value: object) -> None:
         """Set ``obj.name = value`` on the instance until undone."""
@@ -88,13 +87,29 @@ class Patches:
         _logger.debug("patched the class of a %s", cls.__name__)
 
     def callback(self, function: Callable[[], None]) -> None:
-        """Call `function` on undo, in its turn; should it raise, the rest is still undone."""
-        self._undo.callback(function)
+        """Call `function` on undo, in its turn; should it raise, it is called once more, and the rest is undone."""
+        self._undo.append(function)
 
     def undo(self) -> None:
-        """Undo every patch; safe to call twice, and again after an interrupt."""
+        """Undo every patch, and raise afterwards what came in between; safe to call twice, and after an interrupt."""
         self.active = False
-        self._undo.close()
+        came: BaseException | None = None
+        while self._undo:
+            function = self._undo[-1]  # stays until it is done, so that whoever calls next goes on from here
+            try:
+                function()
+            except BaseException as error:
+                came = error
+                try:
+                    function()
+                except Exception as again:
+                    came = again
+            self._undo.pop()
+        if came is not None:
+            try:
+                raise came
+            finally:
+                came = None  # a frame that keeps its own traceback is freed by the collector only
 
     def __enter__(self) -> Patches:
         return self
@@ -103,6 +118,26 @@ class Patches:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.undo()
+
+
+class StandIn:
+    """What is called in place of an attribute's `original`; copies and pickles of the owner get their own original."""
+
+    def __init__(self, original: Callable[..., Any], replacement: Callable[..., Any]) -> None:
+        self.original = original
+        self._replacement = replacement
+        functools.update_wrapper(self, original)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._replacement(*args, **kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return itself, (self.original,)
+
+
+def itself(value: Any) -> Any:
+    """`value`: what a pickle calls to restore it as it was."""
+    return value
 
 
 def _new_instance(cls: Any, *arguments: Any) -> Any:

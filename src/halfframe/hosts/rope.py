@@ -20,9 +20,10 @@ from torch import Tensor
 
 from halfframe.errors import HalfframeError
 from halfframe.hosts.calls import intercept, is_compiled
+from halfframe.hosts.patching import Patches
 from halfframe.sampling import frames
 
-__all__ = ["diffusers_positions", "official_positions"]
+__all__ = ["RopePositions", "official_positions"]
 
 _locks: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
 
@@ -52,7 +53,10 @@ def official_positions(model: Any, positions: Sequence[float] | None) -> Iterato
             owner.freqs = _complex_table(original, positions)
             yield model
         finally:
-            owner.freqs = original
+            try:
+                owner.freqs = original
+            finally:  # once more, for a module's attributes are set by a function, and an interrupt may come in it
+                owner.freqs = original
 
 
 def _twin(module: Any) -> Any:
@@ -72,31 +76,65 @@ def _lock(module: torch.nn.Module) -> threading.RLock:
     return _locks.setdefault(module, threading.RLock())
 
 
-@contextlib.contextmanager
-def diffusers_positions(module: Any, positions: Sequence[float] | None, compiled: bool) -> Iterator[None]:
-    """Have a diffusers ``WanTransformer3DModel`` place frames at `positions` in this thread; None: as ever.
+class RopePositions:
+    """Has a diffusers ``WanTransformer3DModel`` place frames at given positions, in this thread, for one run.
 
-    The embedding's call is taken over for the thread. In a compiled module that would not be seen, and under context
-    parallelism the embedding answers with one rank's tokens only: there its tables are edited for the while, and other
+    The embedding's call is taken over. In a compiled module that would not be seen, and under context parallelism the
+    embedding answers with one rank's tokens only: there its tables are edited for the while of a call, and other
     threads must not call the same module.
 
     Args:
         module: the transformer, out of torch.compile's wrapper.
-        positions: one per frame.
-        compiled: whether the module's call is compiled as a whole.
+        patches: of the run.
     """
-    if positions is None:
-        yield
-        return
-    rope = getattr(module, "rope", None)
-    if not isinstance(rope, torch.nn.Module):
-        raise _unknown(module)
-    if compiled or getattr(module, "_parallel_config", None) is not None:
-        with _edited_tables(rope, positions):
-            yield
-        return
 
-    def around(original: Callable[..., Any], kwargs: dict[str, Any], args: tuple[Any, ...]) -> Any:
+    def __init__(self, module: Any, patches: Patches) -> None:
+        self._module = module
+        self._patches = patches
+        self._intercepted = self._met = False
+        self._positions: Sequence[float] | None = None
+
+    @contextlib.contextmanager
+    def at(self, positions: Sequence[float] | None, compiled: bool) -> Iterator[None]:
+        """Place frames at `positions`, one each, during a call; None: as ever.
+
+        Args:
+            positions: one per frame.
+            compiled: whether the module's call is compiled as a whole.
+
+        Raises:
+            HalfframeError: the call was made without the embedding.
+        """
+        if positions is None:
+            yield
+            return
+        rope = getattr(self._module, "rope", None)
+        if not isinstance(rope, torch.nn.Module):
+            raise _unknown(self._module)
+        if compiled or getattr(self._module, "_parallel_config", None) is not None:
+            with _edited_tables(rope, positions):
+                yield
+            return
+        if not self._intercepted:
+            self._intercepted = True
+            intercept(rope, self._around, self._patches)
+        self._positions, self._met = positions, False
+        try:
+            yield
+        finally:
+            self._positions = None
+        if not self._met:
+            raise HalfframeError(
+                f"{type(self._module).__name__} was called and its rotary embedding was not, as where another process "
+                "computes for it, so frames would lose their true positions; use positions='contiguous', or run "
+                "without halfframe."
+            )
+
+    def _around(self, original: Callable[..., Any], kwargs: dict[str, Any], args: tuple[Any, ...]) -> Any:
+        positions = self._positions
+        if positions is None:
+            return original(*args, **kwargs)
+        self._met = True
         (hidden_states,) = (*args, *kwargs.values())
         count = math.ceil(positions[-1]) + 1
         span = hidden_states[:, :, :1].expand(-1, -1, count, -1, -1)  # its shape is all that counts
@@ -104,12 +142,6 @@ def diffusers_positions(module: Any, positions: Sequence[float] | None, compiled
         batch, _, *rest = cos.shape
         cos, sin = (table.reshape(batch, count, -1, *rest).transpose(0, 1) for table in (cos, sin))
         return tuple(table.transpose(0, 1).reshape(batch, -1, *rest) for table in _placed(cos, sin, positions))
-
-    undo = intercept(rope, around)
-    try:
-        yield
-    finally:
-        undo()
 
 
 @contextlib.contextmanager
@@ -126,8 +158,15 @@ def _edited_tables(rope: torch.nn.Module, positions: Sequence[float]) -> Iterato
                 table[: len(positions), :time] = placed
             yield
         finally:
-            for table, original in zip((cos, sin), originals, strict=True):
-                table.copy_(original)
+            try:
+                _put_back((cos, sin), originals)
+            finally:  # once more, for an interrupt may come in its middle
+                _put_back((cos, sin), originals)
+
+
+def _put_back(tables: Sequence[Tensor], originals: Sequence[Tensor]) -> None:
+    for table, original in zip(tables, originals, strict=True):
+        table.copy_(original)
 
 
 def _complex_table(table: Tensor, positions: Sequence[float]) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from halfframe.errors import HalfframeError
 from halfframe.hosts.base import HostDiagnosis, Serve, patch_scheduler
-from halfframe.hosts.patching import Patches
+from halfframe.hosts.patching import Patches, StandIn
 from halfframe.hosts.placement import ExpertPlacement
 from halfframe.hosts.rope import official_positions
 from halfframe.hosts.source import class_methods, package_version
@@ -208,7 +208,6 @@ def _route_experts(pipe: Any, run: SamplingRun, local: Patches, placement: Exper
     original = pipe._prepare_model_for_timestep
     thread = threading.get_ident()
 
-    @functools.wraps(original)
     def prepare(*args: Any, **kwargs: Any) -> Any:
         model = original(*args, **kwargs)
         if not local.active or threading.get_ident() != thread:
@@ -221,7 +220,7 @@ def _route_experts(pipe: Any, run: SamplingRun, local: Patches, placement: Exper
             )
         return _RoutedExpert(model, _EXPERTS[name], run, placement)
 
-    local.set(pipe, "_prepare_model_for_timestep", prepare)
+    local.set(pipe, "_prepare_model_for_timestep", StandIn(original, prepare))
 
 
 class _RoutedExpert:

@@ -49,7 +49,7 @@ def load(entry: metadata.EntryPoint) -> object:
     """
     try:
         return cast(object, entry.load())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         name, version = distribution_of(entry)
         raise PluginError(
             f"plugin {entry.name!r} ({entry.value} of {name} {version}) cannot be imported: "

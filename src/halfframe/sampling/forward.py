@@ -13,7 +13,7 @@ from typing import Any
 import pluggy
 from torch import Tensor
 
-from halfframe.errors import HalfframeError, StrategyError
+from halfframe.errors import HalfframeError, PluginError, StrategyError
 from halfframe.report.meter import Meter, clock
 from halfframe.sampling import frames
 from halfframe.sampling.events import ExpertCall
@@ -133,6 +133,7 @@ class ForwardPasses:
         velocity = prediction if bound is None else bound.expand(prediction, latents)
         full_length = made.sequence_length if bound is None else self.sequence_length(latents, step.num_frames)
         self._meter.forward(step.expert, count, made.sequence_length, full_length, _clips(latents), seconds)
+        before = _versions(inputs, prediction)
         self._hooks.halfframe_expert_call(
             call=ExpertCall(
                 step=step,
@@ -144,6 +145,12 @@ class ForwardPasses:
                 seconds=seconds if self._measure else None,
             )
         )
+        if _versions(inputs, prediction) != before:
+            names = " or ".join(sorted(hook.plugin_name for hook in self._hooks.halfframe_expert_call.get_hookimpls()))
+            raise PluginError(
+                f"a halfframe_expert_call hook edited a tensor of the call in place, in {names}; these are the run's "
+                "own, and only to be looked at. Edit a clone."
+            )
         return velocity
 
     def _bound_at(self, step: Step, frame_map: FrameMap) -> BoundMap:
@@ -171,3 +178,8 @@ def checked(
 
 def _clips(latents: Tensor) -> int:
     return math.prod(latents.shape[: frames.TIME_DIM - 1])
+
+
+def _versions(*tensors: Tensor) -> list[int]:
+    """How often each was edited in place; tensors of inference mode do not count that."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]

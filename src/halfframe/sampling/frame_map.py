@@ -15,6 +15,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -60,7 +61,7 @@ class FrameMap:
             raise StrategyError(f"{seen} does not fit together; needed: K rows of F weights down, F rows of K up.")
         if not all(abs(math.fsum(row) - 1) <= _TOLERANCE for row in (*self.down, *self.up)):
             raise StrategyError(f"{seen} has rows whose weights do not sum to 1; divide each row by its sum.")
-        squares = [math.fsum(w * w for w in row) for row in self.down]
+        squares = [math.fsum([w * w for w in row]) for row in self.down]
         if max(squares) - min(squares) > _TOLERANCE:
             raise StrategyError(f"{seen} has no one noise level; needed: rows down of one sum of squares.")
         increasing = all(a < b for a, b in pairwise(self.positions))
@@ -82,10 +83,7 @@ class FrameMap:
         Raises:
             StrategyError: `kept` are no such positions.
         """
-        kept = frames.check_indices(kept, num_frames)
-        down = tuple(_one_hot(position, num_frames) for position in kept)
-        up = _hold(kept, num_frames) if between == "hold" else _linear(kept, num_frames)
-        return cls(down, up, _placed(kept, positions), label or f"{len(kept)} of {num_frames} frames")
+        return _selection(frames.check_indices(kept, num_frames), num_frames, between, positions, label)
 
     @classmethod
     def mean(cls, rows: Sequence[Sequence[float]], *, positions: Positions = "true", label: str = "") -> FrameMap:
@@ -103,7 +101,7 @@ class FrameMap:
     @property
     def noise(self) -> float:
         """n: how much of one frame's noise is left in what the expert is given, 0..1."""
-        return math.sqrt(math.fsum(w * w for w in self.down[0]))
+        return math.sqrt(math.fsum([w * w for w in self.down[0]]))
 
     def sigma(self, sigma: float) -> float:
         """Noise level 0..1 of what the expert is given, where the clip's is `sigma`."""
@@ -210,15 +208,21 @@ class BoundMap:
         return torch.einsum("kf,...fhw->...khw", table.to(exact), x.to(exact)).to(x.dtype).contiguous()
 
 
+@lru_cache(maxsize=64)  # strategies ask for the same few at every step
+def _selection(kept: tuple[int, ...], num_frames: int, between: Between, positions: Positions, label: str) -> FrameMap:
+    down = tuple(_one_hot(position, num_frames) for position in kept)
+    up = _hold(kept, num_frames) if between == "hold" else _linear(kept, num_frames)
+    return FrameMap(down, up, _placed(kept, positions), label or f"{len(kept)} of {num_frames} frames")
+
+
 def _one_hot(position: int, length: int) -> tuple[float, ...]:
     return tuple(float(index == position) for index in range(length))
 
 
 def _one_hots(rows: Rows) -> tuple[int, ...] | None:
     """For each row the position of its one weight; None if a row has several."""
-    if any(row.count(0.0) != len(row) - 1 for row in rows):
-        return None
-    return tuple(row.index(max(row)) for row in rows)
+    weights = [len(row) - row.count(0.0) for row in rows]  # lists, not generators: this is asked at every step
+    return tuple([row.index(max(row)) for row in rows]) if weights == [1] * len(rows) else None
 
 
 def _placed(places: Sequence[float], positions: Positions) -> tuple[float, ...]:

@@ -109,16 +109,22 @@ class GuidanceState:
         elif number == 1 and computed and self._conditional is not None:
             self._delta = self._conditional - velocity
 
+    def rule(self, step: Step) -> Literal["both", "conditional", "delta"]:
+        """What `step` computes, given what is remembered."""
+        rule = self._plan.at(step) if self._plan else "both"
+        known = self._delta is not None and self._expert == step.expert
+        if rule == "delta if known":
+            return "delta" if known else "both"
+        return "conditional" if rule == "delta" and not known else rule
+
     def stand_in(self, step: Step, number: int) -> Tensor | None:
         """What takes the place of the coming pass, ``(..., F, H, W)``; None if it is to be computed."""
-        if number != 1 or not self._plan or self._conditional is None:
-            return None
-        rule = self._plan.at(step)
-        if rule == "both":
+        rule = self.rule(step)
+        if number != 1 or rule == "both" or self._conditional is None:
             return None
         if rule == "conditional" or self._delta is None:
             self.label = "+cond"
-            return None if rule == "delta if known" else self._conditional
+            return self._conditional
         self.label = "+delta"
         return self._conditional - self._delta
 

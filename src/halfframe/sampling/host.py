@@ -28,6 +28,7 @@ class HostFacts:
         expert_shape: the experts' sizes, for cost; None if unknown.
         conditioning_frames: positions of latent frames that are always computed; -1 is the last.
         conditioned: whether the experts are given conditions that go with the frames, as image-to-video's are.
+        never_high: what to say and do about a run without a high-noise step; empty where the boundary tells.
     """
 
     name: str
@@ -38,6 +39,7 @@ class HostFacts:
     expert_shape: ExpertShape | None = None
     conditioning_frames: tuple[int, ...] = ()
     conditioned: bool = False
+    never_high: str = ""
 
 
 class NoiseSource:

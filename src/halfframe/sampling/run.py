@@ -8,30 +8,31 @@ the switch the strategy turns the carried clip into the one that goes on.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import pluggy
 import torch
 from torch import Tensor
 
-from halfframe.errors import HalfframeError, StrategyError, warn
+from halfframe.errors import HalfframeError, StrategyError
 from halfframe.report.meter import Meter
 from halfframe.report.report import Report
 from halfframe.sampling import frames
 from halfframe.sampling.forward import Compute, ForwardPasses, checked
 from halfframe.sampling.guidance import GuidancePlan, GuidanceState
 from halfframe.sampling.host import HostFacts, NoiseSource, PrefetchOutcome
+from halfframe.sampling.outcome import Wishes, announce, why_nothing_saved
 from halfframe.sampling.schedule import Schedule, scheduler_steps
-from halfframe.sampling.scheduler import Scheduler
+from halfframe.sampling.scheduler import Scheduler, sample_of, with_sample
 from halfframe.sampling.strategy import Allocation, Expert, Move, Reuse, Step, Strategy, frames_of, label_of
 from halfframe.sampling.switch import ExpertSwitch
 
-__all__ = ["SamplingRun"]
+__all__ = ["Coming", "SamplingRun"]
 
-_logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
+Coming: TypeAlias = tuple[Expert, Move] | None
+"""An expert and the move at its coming step."""
 
 
 class SamplingRun:
@@ -66,10 +67,11 @@ class SamplingRun:
         self._guidance = GuidanceState(guidance)
         self._shape: tuple[int, ...] | None = None
         self._replay: Callable[[], Tensor] | None = None
-        self._scheduler: Scheduler | None = None
+        self.scheduler: Scheduler | None = None
         self._schedule: Schedule | None = None
         self._index = 0
         self._number = 0
+        self._unserved = 0
         self._stood_in = ""
         self._replacement: Tensor | None = None
         self._switch = ExpertSwitch(self._expand, self._named, hooks)
@@ -82,7 +84,7 @@ class SamplingRun:
         return self._shape is not None
 
     @property
-    def coming(self) -> tuple[Expert, Move] | None:
+    def coming(self) -> Coming:
         """Which expert the coming step calls, and its move; None before the first expert call and after the last."""
         schedule = self._schedule
         if schedule is None or self._index >= len(schedule.steps):
@@ -97,18 +99,21 @@ class SamplingRun:
         latents: Tensor | None = self._hooks.halfframe_allocate(allocation=allocation)
         if latents is not None:
             return checked(latents, shape, like, "what a halfframe_allocate hook returned")
+        if self._schedule is not None and not self._schedule.maps:
+            return source.draw(shape)  # as in `_carried_on`: nothing will be left out, and here that is known
         self._replay = lambda: source.replay(shape)
         latents = self._ask("allocate", self.strategy.allocate, allocation)
         return checked(latents, shape, like, f"allocation by {self._named}")
 
     def attach(self, scheduler: Scheduler) -> None:
         """The host's scheduler; its timesteps may still be unset."""
-        self._scheduler = scheduler
+        self.scheduler = scheduler
 
-    def follow(self, steps: list[Step]) -> None:
+    def follow(self, steps: list[Step]) -> Schedule:
         """Lay out the run over `steps`; a host without a scheduler object says them, others need not."""
         self._schedule = Schedule.plan(steps, self.strategy)
         self.passes.remembers = self._schedule.reuses
+        return self._schedule
 
     def forward(self, expert: Expert, latents: Tensor, compute: Compute) -> Tensor:
         """A forward pass of `expert` is due for `latents` ``(..., F, H, W)``: its velocity, of the same shape.
@@ -140,14 +145,21 @@ class SamplingRun:
         self, original: Callable[..., Any], output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
         """The scheduler's step, on the latents as the run has them; returns what `original` returns."""
+        schedule = self._schedule
+        if schedule is None:
+            self._unserved += 1
+        elif self._number == 0 and self._index < len(schedule.steps):
+            raise self._unknown_loop(
+                f"made scheduler step {self._index + 1} of {len(schedule.steps)} without an expert call that halfframe "
+                "saw"
+            )
         if self._replacement is not None:
             sample = self._switch.sample_for(self._replacement, sample)
         self._switch.settle_history(sample)
         self._replacement = None
         result = original(output, timestep, sample, *args, **kwargs)
-        schedule = self._schedule
         if schedule is None or self._number == 0:
-            return result  # a step without an expert call is none of ours
+            return result  # no expert was called through us yet, or the schedule has ended: none of ours
         step, move = schedule.steps[self._index], schedule.moves[self._index]
         self.meter.step(step.expert, frames_of(move, step.num_frames), label_of(move) + self._stood_in)
         self._index += 1
@@ -155,10 +167,10 @@ class SamplingRun:
         ended = self._index == len(schedule.steps)
         if ended:
             if schedule.maps and not self._switch.done:
-                result = _with_sample(result, lambda latents: self._switched(latents, None))
-            self._hooks.halfframe_latents(latents=_sample(result).detach())
+                result = with_sample(result, lambda latents: self._switched(latents, None))
+            self._hooks.halfframe_latents(latents=sample_of(result).detach())
         comes_next = not ended and schedule.steps[self._index].expert == "low" and not self._switch.done
-        self._switch.watch(_sample(result) if comes_next else None)
+        self._switch.watch(sample_of(result) if comes_next else None)
         return result
 
     def switch_now(self, latents: Tensor, sigma: float) -> Tensor:
@@ -185,31 +197,27 @@ class SamplingRun:
         return self.meter.report(
             host=self.facts.name,
             strategy=str(self.strategy),
-            latent_frames=self._shape[frames.TIME_DIM] if self._shape else 0,
+            latent_frames=self._latent_frames,
             switch=None if self._switch.step is None else (self._switch.step.index, self._switch.step.sigma),
             why_not=self._why_nothing_saved(),
             prefetch=None if self.prefetched is None else self.prefetched.text,
         )
 
-    def announce(self, report: Report) -> None:
-        """Log one line, hand `report` to the hooks, and warn if something that was asked for did not happen."""
-        _logger.info(report.summary())
-        try:
-            self._hooks.halfframe_report(report=report)
-        except Exception as error:  # the video is made; a plugin's trouble with the report must not cost it
-            _logger.exception("a halfframe_report hook failed")
-            warn(f"a halfframe_report hook failed: {type(error).__name__}: {error}; the video and the report are whole")
-        asked = type(self.strategy) is not Strategy
-        if self._plan and not report.guidance_truncated:
-            warn(f"no unconditional pass was skipped: {self._why_not_truncated(report)}")
-        if not report.saved and (asked or not (self._plan or self.wants_prefetch)):
-            warn(f"nothing was skipped: {report.note}")
-        if self.prefetched is not None and self.prefetched.warn:
-            warn(f"prefetch {self.prefetched.text}")
+    def announce(self, report: Report, expects_skips: bool = True, expects_truncation: bool = True) -> None:
+        """Log one line, hand `report` to the hooks, and warn if something that was asked for did not happen.
+
+        Args:
+            report: of this run.
+            expects_skips: whether frames or steps were to be skipped, if a strategy was asked for.
+            expects_truncation: whether unconditional passes were, if guidance was to be skipped.
+        """
+        asked = type(self.strategy) is not Strategy or not (self._plan or self.wants_prefetch)
+        wishes = Wishes(asked and expects_skips, bool(self._plan) and expects_truncation)
+        announce(report, self._hooks, wishes, self.prefetched)
 
     def close(self) -> None:
         """Let go of every tensor: hosts hold on to a run in ways that only the garbage collector undoes."""
-        self._replay = self._scheduler = self._replacement = None
+        self._replay = self.scheduler = self._replacement = None
         self._switch.close()
         self._guidance.close()
         self.passes.close()
@@ -218,7 +226,9 @@ class SamplingRun:
 
     def _planned(self, latents: Tensor) -> Schedule:
         if self._schedule is None:
-            if self._shape is None or self._scheduler is None:
+            if self._unserved:
+                raise self._unknown_loop(f"made {self._unserved} scheduler steps before its first expert call")
+            if self._shape is None or self.scheduler is None:
                 unseen = "draw its noise" if self._shape is None else "build its scheduler"
                 raise self._unknown_loop(f"called an expert before halfframe saw it {unseen}")
             if latents.shape[frames.TIME_DIM :] != self._shape[frames.TIME_DIM :]:
@@ -228,7 +238,7 @@ class SamplingRun:
                 )
             facts, num_frames = self.facts, self._shape[frames.TIME_DIM]
             conditioning = facts.conditioning_frames
-            self.follow(scheduler_steps(self._scheduler, facts.boundary, num_frames, conditioning, facts.conditioned))
+            self.follow(scheduler_steps(self.scheduler, facts.boundary, num_frames, conditioning, facts.conditioned))
         assert self._schedule is not None
         return self._schedule
 
@@ -256,10 +266,10 @@ class SamplingRun:
         return self._replacement.to(latents.dtype).reshape(latents.shape)
 
     def _switched(self, latents: Tensor, step: Step | None) -> Tensor:
-        assert self._scheduler is not None
-        sigma = float(self._scheduler.sigmas[self._index])
+        assert self.scheduler is not None
+        sigma = float(self.scheduler.sigmas[self._index])
         last = self.passes.latest
-        return self._switch.make(latents, step, sigma, last, self._tokens(latents), self._scheduler)
+        return self._switch.make(latents, step, sigma, last, self._tokens(latents), self.scheduler)
 
     def _expand(self, latents: Tensor) -> Tensor:
         given = latents.clone()  # a strategy may work in place
@@ -273,6 +283,13 @@ class SamplingRun:
     def _conditioning(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         num_frames = shape[frames.TIME_DIM]
         return tuple(sorted({position % num_frames for position in self.facts.conditioning_frames}))
+
+    @property
+    def _latent_frames(self) -> int:
+        """Of the clip; a run that goes on from another's latents has drawn no noise."""
+        if self._shape is not None:
+            return self._shape[frames.TIME_DIM]
+        return self._schedule.steps[0].num_frames if self._schedule is not None and self._schedule.steps else 0
 
     def _tokens(self, latents: Tensor) -> int:
         return self.passes.sequence_length(latents, latents.shape[frames.TIME_DIM])
@@ -296,37 +313,6 @@ class SamplingRun:
             "version (see the README), or run without halfframe."
         )
 
-    def _why_not_truncated(self, report: Report) -> str:
-        if report.high.passes + report.low.passes > report.steps:
-            return "the first step of each expert computes it, and no expert had a step without"
-        return "there was none to skip"
-
     def _why_nothing_saved(self) -> str:
-        schedule = self._schedule
-        if schedule is None and self._scheduler is not None and self._scheduler.timesteps.numel() == 0:
-            return "the schedule has no steps; ask for 1 or more"
-        if schedule is None:
-            return "no expert call passed through halfframe, so this is a plain run's video; the host's loop is unknown"
-        if schedule.steps[0].num_frames == 1:
-            return "the clip has 1 latent frame, so there is none to skip; ask for 5 video frames or more"
-        if not any(step.expert == "high" for step in schedule.steps):
-            return (
-                f"no timestep of the schedule reaches the boundary {self.facts.boundary:g}, so the high-noise expert "
-                "never ran; use a larger shift"
-            )
         asked = type(self.strategy) is not Strategy
-        return f"{self._named} skipped no frame" if asked else "no strategy was asked for"
-
-
-def _sample(result: Any) -> Tensor:
-    """The new sample in a scheduler's result."""
-    sample: Tensor = result[0] if isinstance(result, tuple) else result.prev_sample
-    return sample
-
-
-def _with_sample(result: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A scheduler's result with its new sample passed through `function`."""
-    if isinstance(result, tuple):
-        return (function(result[0]), *result[1:])
-    result.prev_sample = function(result.prev_sample)
-    return result
+        return why_nothing_saved(self._schedule, self.scheduler, self.facts, self._named if asked else "")

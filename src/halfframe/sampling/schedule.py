@@ -113,13 +113,27 @@ def scheduler_steps(
     Raises:
         HalfframeError: the scheduler is not for flow matching.
     """
-    if not isinstance(getattr(scheduler, "sigmas", None), Tensor):
+    reason = _why_no_flow(scheduler)
+    if reason:
         raise HalfframeError(
-            f"{type(scheduler).__name__} has no table of sigmas, so it is no flow-matching scheduler; use UniPC, "
-            "DPM-Solver++, FlowMatchEuler or FlowMatchHeun, as Wan's pipelines do."
+            f"{type(scheduler).__name__} {reason}, so it is no flow-matching scheduler; use UniPC or DPM-Solver++ with "
+            "use_flow_sigmas=True and prediction_type='flow_prediction', FlowMatchEuler or FlowMatchHeun, as Wan's "
+            "pipelines do."
         )
     timesteps = [float(t) for t in scheduler.timesteps.tolist()]  # one transfer, not one per step
     sigmas = [sigma_at(scheduler, index) for index in range(len(timesteps))]
     frames = tuple(sorted({position % num_frames for position in conditioning_frames}))
     like = Step(0, 0, 0.0, 0.0, "high", 0, 0, num_frames, boundary, conditioned, frames)
     return steps_of(timesteps, sigmas, experts(timesteps, boundary), like)
+
+
+def _why_no_flow(scheduler: Scheduler) -> str:
+    sigmas = getattr(scheduler, "sigmas", None)
+    if not isinstance(sigmas, Tensor):
+        return "has no table of sigmas"
+    prediction = getattr(getattr(scheduler, "config", None), "prediction_type", "flow_prediction")
+    if prediction != "flow_prediction":
+        return f"has prediction_type {prediction!r}"
+    if sigmas.numel() and not (0 <= float(sigmas.min()) <= float(sigmas.max()) <= 1):
+        return f"has sigmas from {float(sigmas.min()):g} to {float(sigmas.max()):g}, beyond 0..1"
+    return ""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Scheduler", "is_linear", "map_history", "restart", "sigma_at"]
+__all__ = ["Scheduler", "is_linear", "map_history", "restart", "sample_of", "sigma_at", "with_sample"]
 
 
 class Scheduler(Protocol):
@@ -60,6 +60,8 @@ def is_linear(function: Callable[[Tensor], Tensor], x: Tensor, h: Tensor) -> boo
     dtype = torch.promote_types(x.dtype, torch.float32)
     x, h = x.to(dtype), h.to(dtype)
     together, apart = function(x + h), function(x) + function(h)
+    if not (x + h).isfinite().all():
+        return True  # the clip is lost already, as it is without halfframe; it must not look like a strategy's doing
     return bool((together - apart).norm() <= 100 * torch.finfo(torch.float32).eps * apart.norm() + 1e-12)
 
 
@@ -98,3 +100,17 @@ def _history(scheduler: Scheduler, sample: Tensor) -> list[_Slot]:
                 if isinstance(item, Tensor) and item.shape == sample.shape
             )
     return slots
+
+
+def sample_of(result: Any) -> Tensor:
+    """The new sample in a scheduler's result."""
+    sample: Tensor = result[0] if isinstance(result, tuple) else result.prev_sample
+    return sample
+
+
+def with_sample(result: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A scheduler's result with its new sample passed through `function`."""
+    if isinstance(result, tuple):
+        return (function(result[0]), *result[1:])
+    result.prev_sample = function(result.prev_sample)
+    return result

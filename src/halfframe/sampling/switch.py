@@ -110,7 +110,7 @@ class ExpertSwitch:
         self._carried = self._history_rule = None
 
     def _exactly(self, latents: Tensor) -> Tensor:
-        """The clip that `latents` was cast from for the expert, in the scheduler's precision, if nobody changed it."""
+        """The clip that `latents` was cast from for the expert, in the scheduler's precision, if still the same."""
         carried = self._carried
         if carried is None or carried.numel() != latents.numel():
             return latents

@@ -80,7 +80,8 @@ class Expansion(Strategy):
         self._expand = expand
 
     def __str__(self) -> str:
-        return self.name if self.noise == "full" else f"{self.name}:noise={self.noise}"
+        options = {**getattr(self._expand, "options", {}), **({} if self.noise == "full" else {"noise": self.noise})}
+        return self.name + (":" + ",".join(f"{key}={value}" for key, value in options.items()) if options else "")
 
     def allocate(self, allocation: Allocation) -> Tensor:
         """Noise in which skipped frames mirror the kept frame before them; they stay a mirror until the switch."""

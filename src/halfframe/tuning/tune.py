@@ -198,17 +198,17 @@ def _search(
         if moves is not None and moves not in done and math.isfinite(table.error(moves)):
             waiting[moves] = (table.error(moves), table)
 
-    for found in tables:
-        offer(found, frozenset())
+    for one in tables:
+        offer(one, frozenset())
     while waiting and len(done) < runs:
         moves = min(waiting, key=lambda moves: waiting[moves][0])
-        predicted, table = waiting.pop(moves)
-        done[moves] = found = _run(bench, moves, table.cost(moves), predicted)
+        predicted, origin = waiting.pop(moves)
+        done[moves] = found = _run(bench, moves, origin.cost(moves), predicted)
         tell(f"budget {budget:.2f}: {' '.join(moves)}: {found.error:.3g}, expected {predicted:.3g}")
         if found is min(done.values(), key=lambda other: other.error):
             for index, move in enumerate(moves):
                 if move != "full":
-                    offer(table, frozenset({(index, move)}))
+                    offer(origin, frozenset({(index, move)}))
     if not done:
         raise OptionError(f"no recipe costs {budget:.2f} full steps or less; give a larger budget, or further moves.")
     return min(done.values(), key=lambda found: found.error)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from halfframe import OptionError
-from halfframe.frames import TIME_DIM, require_kept
+from halfframe.sampling.frames import TIME_DIM, require_kept
 
 __all__ = ["crossfade"]
 
@@ -20,7 +20,7 @@ def crossfade(latents: Tensor, num_frames: int, *, weight: float = 0.5) -> Tenso
         OptionError: `weight` is not within 0..1.
     """
     if not 0 <= weight <= 1:
-        raise OptionError(f"crossfade: weight={weight!r} is no share; needed: 0 (the earlier frame) to 1 (the later).")
+        raise OptionError(f"crossfade: weight must be in 0..1, got {weight!r}; 0 is the earlier frame, 1 the later.")
     require_kept(latents, num_frames)
     later = torch.cat([latents[..., 1:, :, :], latents[..., -1:, :, :]], dim=TIME_DIM)
     between = latents + weight * (later - latents)

@@ -1,0 +1,1 @@
+"""ComfyUI's own code, from the pinned wheels, on a CPU with tiny random experts."""
