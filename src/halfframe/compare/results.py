@@ -118,12 +118,14 @@ class Comparison:
         variants: in the order of the table.
         facts: machine, versions, sizes: the heading of every table.
         notes: remarks on the whole.
+        lost: files that were not written, and why.
     """
 
     baseline: Results
     variants: list[Results]
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> list[Results]:
