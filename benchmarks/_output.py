@@ -68,7 +68,7 @@ def rivals(section: Section) -> dict[int, list[str]]:
     step = (section.seconds(run, baseline) - rest) / section.steps
     found: dict[int, list[str]] = {}
     for name, trials in section.trials.items():
-        if trials is baseline or not trials.runs or trials.steps != section.steps:
+        if trials is baseline or not trials.runs or trials.steps != section.steps or section.untimed(trials):
             continue
         count = equal_steps(section.seconds(trials.runs[0], trials), rest, step, section.steps)
         if count is not None:
@@ -99,6 +99,8 @@ def _figures(section: Section, name: str, trials: Trials) -> Figures:
     plain = baseline.runs if baseline else []
     if not trials.runs or baseline is None or not plain:
         return Figures(name, trials.steps, False, note=_note(trials))
+    if refused := section.untimed(trials) or section.untimed(baseline):
+        return Figures(name, trials.steps, False, note="; ".join(filter(None, [_note(trials), refused])))
     reference = plain[0]
     seconds = statistics.median(section.seconds(run, trials) for run in trials.runs)
     reference_seconds = statistics.median(section.seconds(run, baseline) for run in plain)
@@ -198,7 +200,8 @@ def _section(section: Section) -> list[str]:
         run_high, run_low = section.splits[section.run_steps]
         lines.append(
             f"-{_MARK}: extrapolated to the steps named from runs of {section.run_steps} steps ({run_high} high-noise "
-            f"and {run_low} low-noise, CFG truncation in proportion): each forward at the mean of its expert's in that "
+            f"and {run_low} low-noise, CFG truncation in proportion): each forward at the mean of its kind, expert and "
+            "latent frames, in that "
             "run, solver steps likewise, the rest as it was; fewer steps from the baseline's run"
         )
     if section.offload:

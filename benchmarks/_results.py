@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from _steps import Run, Split, forwards
+from _steps import Kind, Run, Split, forwards, means
 
 __all__ = ["Results", "Section", "Trials"]
 
@@ -22,17 +22,25 @@ class Trials:
         cfg: whether guidance is truncated.
         steps: solver steps that the variant is about; where its runs have fewer, they are extrapolated.
         error: what went wrong; empty if nothing did.
+        kinds: forwards in `steps` steps: expert, latent frames, count; empty where all compute every frame.
     """
 
     runs: list[Run] = dataclasses.field(default_factory=list)
     cfg: bool = False
     steps: int = 0
     error: str = ""
+    kinds: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Trials:
         """From what `dataclasses.asdict` made of it."""
-        return cls(**{**data, "runs": [Run.from_dict(run) for run in data["runs"]]})
+        return cls(
+            **{
+                **data,
+                "runs": [Run.from_dict(run) for run in data["runs"]],
+                "kinds": [tuple(kind) for kind in data.get("kinds", ())],
+            }
+        )
 
 
 @dataclasses.dataclass
@@ -95,13 +103,28 @@ class Section:
         """Whether fewer steps are run than the section is about."""
         return bool(self.run_steps) and self.run_steps != self.steps
 
-    def counts(self, trials: Trials) -> dict[str, int]:
-        """Forwards of each expert in the steps that `trials` are about."""
-        return forwards(self.splits[trials.steps], self.truncation if trials.cfg else (0, 0))
+    def counts(self, trials: Trials) -> dict[Kind, int]:
+        """Forwards of each kind in the steps that `trials` are about."""
+        if trials.kinds:
+            return {(expert, frames): count for expert, frames, count in trials.kinds}
+        plain = forwards(self.splits[trials.steps], self.truncation if trials.cfg else (0, 0))
+        return {(expert, self.latent_frames): count for expert, count in plain.items()}
+
+    def untimed(self, trials: Trials) -> str:
+        """Why the runs of `trials` cannot be extrapolated; empty if they can."""
+        try:
+            for run in trials.runs:
+                self.seconds(run, trials)
+        except ValueError as error:
+            return f"not extrapolated: {error}"
+        return ""
 
     def seconds(self, run: Run, trials: Trials) -> float:
         """Seconds of a run of the steps that `trials` are about: as measured, or extrapolated from `run`."""
-        return run.seconds if run.steps == trials.steps else run.at(trials.steps, self.counts(trials))
+        return run.seconds if run.steps == trials.steps else run.at(trials.steps, self.counts(trials), self._known())
+
+    def _known(self) -> dict[Kind, float]:
+        return means(run for trials in self.trials.values() for run in trials.runs)
 
 
 class Results:

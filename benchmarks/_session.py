@@ -16,7 +16,7 @@ from _pipelines import Host
 from _results import Section, Trials
 from _steps import Run, choose_steps, forwards
 from _timing import Timed, alone, measured
-from _variants import BASELINE, Clip, Variant, kept_counts
+from _variants import BASELINE, Clip, Variant, kept_counts, planned_kinds
 from halfframe import Guidance
 
 __all__ = ["Latents", "Session", "fewer_steps"]
@@ -107,6 +107,7 @@ class Session:
         for variant in self._variants:
             trials = section.trials.setdefault(variant.name, Trials(cfg=variant.cfg, steps=section.steps))
             trials.error = ""
+            trials.kinds = [] if variant.options is None else planned_kinds(self._clip, variant, section)
 
     def pending(self) -> Variant | None:
         """The next variant to run; None if all have as many runs as were asked for."""

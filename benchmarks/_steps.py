@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["EXPERTS", "Forwards", "Run", "Split", "choose_steps", "forwards", "scaled"]
+__all__ = ["EXPERTS", "Forwards", "Kind", "Run", "Split", "choose_steps", "forwards", "means", "scaled"]
 
 EXPERTS = ("high", "low")
+Kind = tuple[str, int]
+"""The expert of a forward, and the latent frames that it computes."""
 Split = tuple[int, int]
 """Steps of the high-noise and of the low-noise expert."""
 
@@ -77,18 +79,21 @@ class Run:
         """What is left of `rest` without solver, VAE and text encoder: the loop's own share, and halfframe's."""
         return self.rest - self.solver - self.vae - self.text
 
-    def at(self, steps: int, counts: dict[str, int]) -> float:
-        """Seconds that this run would have taken with `steps` steps and `counts` forwards of each expert.
+    def at(self, steps: int, counts: dict[Kind, int], known: dict[Kind, float] | None = None) -> float:
+        """Seconds that this run would have taken with `steps` steps and `counts` forwards of each kind.
 
-        Each forward at its expert's mean in this run, each solver step at the solver's, the rest as it was.
+        Each forward at its kind's mean in this run, or else as `known` from others; each solver step at the solver's,
+        the rest as it was. A mean over all of an expert's forwards would be wrong wherever only some steps are merged.
         """
+        seconds = {**(known or {}), **means([self])}
         total = self.rest - self.solver + self.solver * steps / self.steps
-        for expert, count in counts.items():
-            kinds = [kind for kind in self.forwards if kind.expert == expert]
-            made = sum(kind.count for kind in kinds)
-            if count and not made:
-                raise ValueError(f"a run without forwards of the {expert}-noise expert says nothing of {count} such")
-            total += count * sum(kind.seconds for kind in kinds) / made if count else 0.0
+        for kind, count in counts.items():
+            if count and kind not in seconds:
+                raise ValueError(
+                    f"no forward of the {kind[0]}-noise expert on {kind[1]} latent frames was timed, which "
+                    f"says nothing of {count} such; run more steps"
+                )
+            total += count * seconds[kind] if count else 0.0
         return total
 
     def ideal(self, baseline: Run, alone: dict[int, float]) -> Run:
@@ -98,6 +103,16 @@ class Run:
         )
         seconds = baseline.rest + sum(kind.seconds for kind in kinds)
         return dataclasses.replace(baseline, steps=self.steps, seconds=seconds, forwards=kinds)
+
+
+def means(runs: Iterable[Run]) -> dict[Kind, float]:
+    """Mean seconds of a forward of each kind."""
+    totals: dict[Kind, list[float]] = {}
+    for kind in (kind for run in runs for kind in run.forwards if kind.count):
+        total = totals.setdefault((kind.expert, kind.latent_frames), [0.0, 0.0])
+        total[0] += kind.seconds
+        total[1] += kind.count
+    return {kind: seconds / count for kind, (seconds, count) in totals.items()}
 
 
 def choose_steps(target: int, largest: int, split: Callable[[int], Split]) -> int:

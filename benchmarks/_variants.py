@@ -11,8 +11,10 @@ from _steps import Split, scaled
 from halfframe import Guidance
 from halfframe.plugins.configuration import configure
 from halfframe.sampling.frames import latent_frame_count
+from halfframe.sampling.schedule import planned_move, steps_of
+from halfframe.sampling.strategy import Expert, Step, frames_of
 
-__all__ = ["BASELINE", "OFFLOAD", "RESIDENT", "Clip", "Variant", "equal_steps", "kept_counts", "parse"]
+__all__ = ["BASELINE", "OFFLOAD", "RESIDENT", "Clip", "Variant", "equal_steps", "kept_counts", "parse", "planned_kinds"]
 
 RESIDENT = (
     "self-duplicate",
@@ -129,6 +131,36 @@ def kept_counts(clip: Clip, variants: list[Variant], steps: int, shift: float, s
         )
         counts.update(plan.report.high.latent_frames, plan.report.low.latent_frames)
     return sorted(counts, reverse=True)
+
+
+def planned_kinds(clip: Clip, variant: Variant, section: Any) -> list[tuple[str, int, int]]:
+    """Forwards of `variant` in all the section's steps by kind: expert, latent frames, count."""
+    options = variant.enabling(section.truncation, section.steps, section.steps) or {}
+    configuration = configure(**options)
+    high, low = section.splits[section.steps]
+    counts: dict[tuple[str, int], int] = {}
+    delta_known: set[str] = set()
+    for step in schedule_steps(section.steps, high, low, section.shift, section.solver, clip.latent_frames):
+        frames = frames_of(planned_move(step, configuration.strategy), clip.latent_frames)
+        if not frames:
+            continue
+        rule = configuration.guidance.at(step)
+        single = rule in ("conditional", "delta") or (rule == "delta if known" and step.expert in delta_known)
+        if not single:
+            delta_known.add(step.expert)
+        kind = (step.expert, frames)
+        counts[kind] = counts.get(kind, 0) + (1 if single else 2)
+    return [(expert, frames, count) for (expert, frames), count in counts.items()]
+
+
+def schedule_steps(steps: int, high: int, low: int, shift: float, solver: Any, frames: int) -> list[Step]:
+    """The schedule's steps, split between the experts as the host's own solver does."""
+    start = 0.999 if solver == "unipc" else 1.0
+    even = [start * (1 - index / steps) for index in range(steps)]
+    sigmas = [shift * sigma / (1 + (shift - 1) * sigma) for sigma in even]
+    experts: list[Expert] = [*(["high"] * high), *(["low"] * low)]  # type: ignore[list-item]
+    like = Step(0, 0, 0.0, 0.0, "high", 0, 0, frames)
+    return steps_of([1000 * sigma for sigma in sigmas], sigmas, experts, like)
 
 
 def equal_steps(seconds: float, rest: float, step: float, steps: int) -> int | None:

@@ -29,6 +29,12 @@ def made_run(steps: int, high: float = FULL, truncation: tuple[int, int] = (0, 0
     return Run(steps=steps, seconds=seconds, forwards=kinds, solver=steps * SOLVER, vae=VAE, text=TEXT, **others)
 
 
+def kinds(high: float, truncation: tuple[int, int] = (0, 0)) -> dict[tuple[str, int], int]:
+    """Forwards of 20 steps by kind."""
+    counts = forwards(split(20), truncation)
+    return {("high", 13 if high == FULL else 7): counts["high"], ("low", 13): counts["low"]}
+
+
 def made_section(run_steps: int = 20, **trials: Trials) -> Section:
     return Section(
         host="wan",

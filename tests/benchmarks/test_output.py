@@ -9,8 +9,10 @@ import pytest
 
 from _output import comparison, markdown, rivals
 from _results import Results, Section, Trials
+from _steps import Forwards
+from _variants import Clip, parse, planned_kinds
 
-from .made_up import HALF, OWN, made_run, made_section
+from .made_up import FULL, HALF, OWN, made_run, made_section
 
 REPORT = {"note": "", "strategy": "self-duplicate", "predicted_speedup": 1.5}
 
@@ -28,7 +30,7 @@ def short_section() -> Section:
     return made_section(
         3,
         baseline=Trials([made_run(3)], steps=20),
-        self_duplicate=Trials([made_run(3, HALF, report=REPORT)], steps=20),
+        self_duplicate=Trials([made_run(3, HALF, report=REPORT)], steps=20, kinds=[("high", 7, 26), ("low", 13, 14)]),
         cfg=Trials([made_run(3, truncation=(1, 1), report=REPORT)], True, steps=20),
     )
 
@@ -116,3 +118,36 @@ def test_truncation_alone_was_not_asked_to_halve() -> None:
     report = {"note": "no strategy was asked for", "strategy": "full", "predicted_speedup": 1.2}
     section.trials["cfg"].runs[:] = [made_run(20, truncation=(5, 3), report=report)]
     assert {row["variant"]: row["note"] for row in table(section)}["cfg"] == ""
+
+
+def test_a_window_is_extrapolated_by_kind_of_forward() -> None:
+    """merge:until=1,stride=4: one merged step of 13, not one of the two that a run of 3 steps has."""
+    quarter = 0.25
+    variant = parse("merge:until=1,stride=4")
+    section = made_section(3, baseline=Trials([made_run(3)], steps=20))
+    kinds = planned_kinds(Clip.parse(section.clip), variant, section)
+    assert sorted(kinds) == [("high", 4, 2), ("high", 13, 24), ("low", 13, 14)]
+    plain = made_run(3)
+    forwards = (
+        Forwards("high", 4, 2, 2 * quarter),
+        Forwards("high", 13, 2, 2 * FULL),
+        Forwards("low", 13, 2, 2 * FULL),
+    )
+    saved = 2 * (FULL - quarter)
+    run = dataclasses.replace(plain, seconds=plain.seconds - saved, forwards=forwards, report=REPORT)
+    section.alone[4] = quarter
+    section.trials[variant.name] = Trials([run], steps=20, kinds=kinds)
+    _, line, *_ = comparison(section)
+    assert line.seconds == pytest.approx(made_run(20).seconds - saved)
+    assert line.speedup == pytest.approx(1.04, abs=0.01)
+    assert plain.seconds / run.seconds > 1.2  # what a mean over all high-noise forwards would come near to
+
+
+def test_what_was_never_timed_is_not_extrapolated() -> None:
+    kinds = [("high", 7, 2), ("high", 13, 24), ("low", 13, 14)]
+    unmerged = Trials([made_run(3, report=REPORT)], steps=20, kinds=kinds)  # the window opens after 3 steps' high ones
+    section = made_section(3, baseline=Trials([made_run(3)], steps=20), window=unmerged)
+    row = table(section)[1]
+    assert row["seconds"] == ""
+    assert "no forward of the high-noise expert on 7 latent frames was timed" in row["note"]
+    assert rivals(section) == {}

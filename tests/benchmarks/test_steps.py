@@ -10,7 +10,7 @@ import halfframe
 from _steps import choose_steps, forwards, scaled
 from halfframe import Guidance
 
-from .made_up import FULL, HALF, OWN, SOLVER, TEXT, VAE, made_run, split
+from .made_up import FULL, HALF, OWN, SOLVER, TEXT, VAE, kinds, made_run, split
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ def test_a_short_run_stands_for_the_long_one(high: float) -> None:
     short = made_run(3, high, (1, 1))
     long = made_run(20, high, (5, 3))
     assert short.seconds < long.seconds
-    assert short.at(20, forwards(split(20), (5, 3))) == pytest.approx(long.seconds)
+    assert short.at(20, kinds(high, (5, 3))) == pytest.approx(long.seconds)
 
 
 def test_no_extrapolation_for_an_expert_that_never_ran() -> None:
-    with pytest.raises(ValueError, match="low-noise expert says nothing of 14"):
-        made_run(2).at(20, forwards(split(20)))
+    with pytest.raises(ValueError, match="low-noise expert on 13 latent frames was timed, which says nothing of 14"):
+        made_run(2).at(20, kinds(FULL))
 
 
 def test_what_is_left_of_a_run() -> None:

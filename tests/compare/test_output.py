@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from halfframe.compare import Comparison, Trial, Variant, compare, compare_files, fewer_steps, markdown, write_video
+from halfframe.compare import output as output_module
 from halfframe.compare import pictures as pictures_module
 from halfframe.compare.extras import require
 from halfframe.compare.output import Writer
@@ -65,7 +66,7 @@ def test_json_is_strict_and_says_what_an_infinite_psnr_is(tmp_path: Path) -> Non
     quality = halved["trials"][0]["quality"]
     assert (quality["psnr_frames"], quality["identical_frames"]) == ([20.0, None], 1)
     assert data["variants"][2]["error"] == "RuntimeError: a | b"
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".part-*"))
 
 
 def test_a_run_leaves_tables_pictures_and_clips(tmp_path: Path) -> None:
@@ -148,3 +149,48 @@ def test_files_are_compared_with_the_first(tmp_path: Path) -> None:
 def test_a_missing_package_is_asked_for_by_name() -> None:
     with pytest.raises(HalfframeError, match=r"not_there is needed to draw.*pip install 'halfframe\[compare\]'"):
         require("not_there", "draw")
+
+
+def test_nothing_of_others_is_overwritten_and_every_row_has_its_file(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("theirs")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "comparison.md").symlink_to(victim)
+    (out / "comparison.json").write_text("an earlier one")
+    writer, result = Writer(out), comparison()
+    writer.tables(result)
+    names = ["merge a/b", "merge a b", "///", "...", "x" * 300]
+    for name in names:
+        writer.clip(result, clip(), "case", name)
+    assert result.lost == []
+    assert victim.read_text() == "theirs"
+    assert (out / "comparison.json").read_text() == "an earlier one"
+    assert json.loads((out / "comparison-2.json").read_text())["baseline"] == "baseline"
+    assert len(list((out / "case").iterdir())) == len(names)
+
+
+def test_a_clip_that_is_cut_short_is_said_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = output_module.write_video
+    monkeypatch.setattr(output_module, "write_video", lambda path, video, fps: whole(path, video[:-2], fps))
+    result = comparison()
+    Writer(tmp_path).clip(result, clip(), "case", "halved")
+    assert "halved.mp4 was not written: OSError: 7 of 9 frames are in it" in result.lost[0]
+    assert not list((tmp_path / "case").glob(".part-*"))
+
+
+def test_tables_that_cannot_be_written_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    result = comparison()
+    Writer(tmp_path).tables(result)
+    assert len(result.lost) == 2
+
+
+def test_prompts_and_names_are_escaped() -> None:
+    result = comparison()
+    result.facts["prompts"] = ["<script>alert(1)</script> *a* _b_"]
+    text = markdown(result)
+    assert "\\<script\\>alert(1)\\</script\\> \\*a\\* \\_b\\_" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -281,3 +282,13 @@ def test_a_generate_function_may_name_its_device() -> None:
 
     result = compare(Generate(), [fewer_steps(2)], prompts=["a"], steps=4)
     assert "threads" in result.facts["machine"]
+
+
+def test_a_busy_machine_is_said() -> None:
+    def waiting(prompt: str, seed: int, steps: int) -> np.ndarray:
+        time.sleep(0.05 if steps == 2 else 0.0)
+        return grey(prompt, seed, steps)
+
+    result = compare(waiting, [fewer_steps(2)], prompts=["a"], steps=4, warm_up_steps=0)
+    assert result.variants[0].trials[0].cpu_seconds is not None
+    assert any("1 of 1 runs had the processor for less than 80 %" in note for note in result.variants[0].notes)

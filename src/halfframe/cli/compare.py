@@ -93,7 +93,9 @@ def main(arguments: argparse.Namespace) -> int:
         _say(f"written to {arguments.output}")
     for results in comparison.failures:
         _say(f"halfframe compare: error: variant {results.variant.name!r} failed: {_one_line(results.error)}")
-    return 1 if comparison.failures else 0
+    for lost in comparison.lost:
+        _say(f"halfframe compare: error: {_one_line(lost)}")
+    return 1 if comparison.failures or comparison.lost else 0
 
 
 def _compared(arguments: argparse.Namespace) -> Comparison:

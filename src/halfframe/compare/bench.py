@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -57,6 +58,7 @@ class Bench:
         self._writer = writer
         self._tell = tell
         self._temporal_stride = temporal_stride
+        self._cpu_seconds: float | None = None
         self._device = torch.device(
             getattr(generate, "device", None) or ("cuda" if torch.cuda.is_available() else "cpu")
         )
@@ -126,6 +128,7 @@ class Bench:
             duplication_ratio=metrics.video_duplication_ratio(video, self._temporal_stride),
             quality=None if case.reference is None else quality(video, case.reference),
             report=report,
+            cpu_seconds=self._cpu_seconds,
         )
         return trial, video
 
@@ -143,9 +146,11 @@ class Bench:
         return as_video(output), seconds, run.report.to_dict()
 
     def _timed(self, prompt: str, seed: int, steps: int) -> tuple[Any, float]:
-        start = clock(self._device, synchronize=True)
+        start, processor = clock(self._device, synchronize=True), time.process_time()
         output = self._generate(prompt, seed, steps)
-        return output, clock(self._device, synchronize=True) - start
+        seconds = clock(self._device, synchronize=True) - start
+        self._cpu_seconds = time.process_time() - processor if self._device.type == "cpu" else None
+        return output, seconds
 
 
 class _Case:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +53,8 @@ def markdown(comparison: Comparison) -> str:
     lines += [f"- {name}: {_COLUMNS[name]}" for name in columns]
     lines += [f"- {name.upper()} is absent: {reason}" for name, reason in absent.items()]
     for results in comparison.rows:
-        lines += [f"- {results.variant.name}: {note}" for note in results.notes]
-    lines += [f"- {note}" for note in comparison.notes]
+        lines += [_escaped(f"- {results.variant.name}: {note}") for note in results.notes]
+    lines += [_escaped(f"- {note}") for note in comparison.notes]
     return "\n".join(lines) + "\n"
 
 
@@ -68,6 +71,7 @@ class Writer:
     def __init__(self, folder: str | Path | None, fps: float = FPS) -> None:
         self.folder = None if folder is None else Path(folder)
         self._fps = fps
+        self._paths: dict[tuple[str, str], Path] = {}
         if self.folder is not None:
             for package in ("imageio.v2", "imageio_ffmpeg", "matplotlib", "PIL"):
                 require(package, "write clips and pictures")
@@ -77,14 +81,13 @@ class Writer:
         """``comparison.json`` and ``comparison.md``; each is replaced as a whole."""
         if self.folder is not None:
             data = json.dumps(comparison.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-            _replace(self.folder / "comparison.json", data + "\n")
-            _replace(self.folder / "comparison.md", markdown(comparison))
+            for name, text in (("comparison.json", data + "\n"), ("comparison.md", markdown(comparison))):
+                self._write(comparison, name, partial(_write_text, text=text))
 
     def clip(self, comparison: Comparison, video: npt.NDArray[np.uint8], case: str, name: str) -> None:
         """One variant's clip at full size, ``<case>/<name>.mp4``."""
         if self.folder is not None:
-            path = self.folder / case / f"{_slug(name)}.mp4"
-            self._try(comparison, path, lambda: write_video(path, video, self._fps))
+            self._write(comparison, f"{case}/{_slug(name)}.mp4", lambda path: self._video(path, video), name)
 
     def pictures(
         self, comparison: Comparison, videos: Mapping[str, npt.NDArray[np.uint8]], case: str, title: str
@@ -92,24 +95,68 @@ class Writer:
         """One case's ``<case>.png``, a strip of frames, and ``<case>.mp4``, all variants beside each other."""
         if self.folder is None or not videos:
             return
-        strip, side_by_side = self.folder / f"{case}.png", self.folder / f"{case}.mp4"
         caption = f"{title} (random weights)" if pictures.random_weights(comparison) else title
-        self._try(comparison, strip, lambda: pictures.strip(videos, caption).save(strip))
-        self._try(comparison, side_by_side, lambda: write_video(side_by_side, pictures.beside(videos), self._fps))
+        self._write(comparison, f"{case}.png", lambda path: pictures.strip(videos, caption).save(path))
+        self._write(comparison, f"{case}.mp4", lambda path: self._video(path, pictures.beside(videos)))
 
     def finish(self, comparison: Comparison) -> None:
         """``per-frame.png``, and the tables once more, with all notes."""
         if self.folder is not None:
-            path = self.folder / "per-frame.png"
-            self._try(comparison, path, lambda: pictures.plot(comparison, path))
+            if any(trial.quality for results in comparison.variants for trial in results.trials):
+                self._write(comparison, "per-frame.png", lambda path: pictures.plot(comparison, path))
             self.tables(comparison)
 
-    def _try(self, comparison: Comparison, path: Path, write: Callable[[], object]) -> None:
+    def _video(self, path: Path, video: npt.NDArray[np.uint8]) -> None:
+        """Write a clip and look whether it is whole: under a full disk ffmpeg cuts it short without a word."""
+        write_video(path, video, self._fps)
+        with require("imageio.v2", "check clips").get_reader(path, format="FFMPEG") as reader:
+            found = reader.count_frames()
+        if found != len(video):
+            raise OSError(f"{found} of {len(video)} frames are in it; is the disk full?")
+
+    def _write(self, comparison: Comparison, name: str, write: Callable[[Path], object], owner: str = "") -> None:
+        """Write to a temporary file of this process and rename it, so that a file is whole or not there.
+
+        Never over a file of anyone else, nor through a link: a name that is taken gets a number.
+        """
+        part = None
         try:
-            write()
+            path = self._path(name, owner)
+            handle, temporary = tempfile.mkstemp(prefix=".part-", suffix=path.suffix, dir=path.parent)
+            os.close(handle)
+            part = Path(temporary)
+            write(part)
+            part.chmod(0o644)
+            os.replace(part, path)
         except Exception as error:
-            _logger.debug("%s was not written", path, exc_info=True)
-            comparison.notes.append(f"{path.name} was not written: {type(error).__name__}: {error}")
+            _logger.debug("%s was not written", name, exc_info=True)
+            if part is not None:
+                part.unlink(missing_ok=True)
+            held = self._paths.get((name, owner))
+            if held is not None and held.exists() and not held.stat().st_size:
+                self._paths.pop((name, owner)).unlink()  # it only held the place
+            note = f"{Path(name).name} was not written: {type(error).__name__}: {error}"
+            comparison.notes += [note] if note not in comparison.notes else []
+            comparison.lost += [note] if note not in comparison.lost else []
+
+    def _path(self, name: str, owner: str) -> Path:
+        """Where this writer's file `name` of `owner` is; the place is taken when it is first asked for."""
+        if (name, owner) not in self._paths:
+            assert self.folder is not None
+            path = self.folder / name
+            if path.parent.is_symlink():
+                raise OSError(f"the folder {path.parent} is a link")
+            path.parent.mkdir(exist_ok=True)
+            number, stem = 1, path.stem
+            while True:
+                try:  # an empty file holds the place, against other processes too
+                    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+                    break
+                except FileExistsError:
+                    number += 1
+                    path = path.with_name(f"{stem}-{number}{path.suffix}")
+            self._paths[name, owner] = path
+        return self._paths[name, owner]
 
 
 def _row(comparison: Comparison, results: Results, columns: list[str]) -> list[str]:
@@ -125,7 +172,7 @@ def _row(comparison: Comparison, results: Results, columns: list[str]) -> list[s
         "motion": _number(results.mean(lambda q: q.motion_ratio), ".2f"),
     }
     return [
-        results.variant.name + (" (failed)" if results.error else ""),
+        _escaped(results.variant.name) + (" (failed)" if results.error else ""),
         "" if results.steps is None else str(results.steps),
         str(len(results.trials)),
         _number(results.seconds, ".2f"),
@@ -142,19 +189,21 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(cell.replace("\\|", "|").replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
 def _fact(value: Any) -> str:
-    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return _escaped("; ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _escaped(text: str) -> str:
+    """`text` without a meaning in Markdown or HTML, on one line; an underscore within a word has none."""
+    return re.sub(r"([\\`*\[\]<>&]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "variant"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside and rename, so that a crash leaves the old file or the new one."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    return re.sub(r"[^\w.+-]+", "-", name)[:80].strip("-.") or "variant"

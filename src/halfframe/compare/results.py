@@ -54,6 +54,7 @@ class Trial:
         duplication_ratio: see `halfframe.compare.video_duplication_ratio`.
         quality: against the baseline's clip of the same prompt and seed; None for the baseline itself.
         report: halfframe's report of the run as plain data; None for a plain run.
+        cpu_seconds: of this process during the call; None if it was not read.
     """
 
     prompt: str
@@ -63,6 +64,7 @@ class Trial:
     duplication_ratio: float | None
     quality: Quality | None = None
     report: Mapping[str, Any] | None = None
+    cpu_seconds: float | None = None
 
 
 @dataclass(slots=True)
@@ -95,6 +97,12 @@ class Results:
         notes = [self.variant.note] if self.variant.note else []
         reports = [trial.report for trial in self.trials if trial.report is not None]
         notes += [f"nothing was skipped in time: {report['note']}" for report in reports if _idle(report)]
+        busy = [t for t in self.trials if t.seconds and t.cpu_seconds is not None and t.cpu_seconds < 0.8 * t.seconds]
+        if busy:
+            notes.append(
+                f"{len(busy)} of {len(self.trials)} runs had the processor for less than 80 % of their time: the "
+                "machine is busy, and the seconds say little"
+            )
         if self.error:
             notes.append(f"FAILED after {len(self.trials)} finished clips: {self.error}")
         return list(dict.fromkeys(notes))
@@ -118,12 +126,14 @@ class Comparison:
         variants: in the order of the table.
         facts: machine, versions, sizes: the heading of every table.
         notes: remarks on the whole.
+        lost: files that were not written, and why.
     """
 
     baseline: Results
     variants: list[Results]
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> list[Results]:
