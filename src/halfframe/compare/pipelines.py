@@ -48,9 +48,9 @@ def load(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Loaded:
         raise OptionError(f"--task {arguments.task} cannot be compared here; needed: {_TASK}. See halfframe.compare.")
     size = _size(arguments.size or "1280x720")
     source = arguments.diffusers or arguments.ckpt_dir
-    if source.startswith((".", "/", "~")) or arguments.ckpt_dir:
-        if not Path(source).expanduser().is_dir():
-            raise OptionError(f"{source} is not there; give a folder of weights, or with --diffusers an id.")
+    is_path = source.startswith((".", "/", "~")) or arguments.ckpt_dir
+    if is_path and not Path(source).expanduser().is_dir():
+        raise OptionError(f"{source} is not there; give a folder of weights, or with --diffusers an id.")
     tell(f"loading {source}")
     loader = _diffusers if arguments.diffusers else _official
     try:
