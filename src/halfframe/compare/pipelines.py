@@ -48,8 +48,8 @@ def load(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Loaded:
         raise OptionError(f"--task {arguments.task} cannot be compared here; needed: {_TASK}. See halfframe.compare.")
     size = _size(arguments.size or "1280x720")
     source = arguments.diffusers or arguments.ckpt_dir
-    local = source.startswith((".", "/", "~")) or arguments.ckpt_dir
-    if local and not Path(source).expanduser().is_dir():
+    is_path = source.startswith((".", "/", "~")) or arguments.ckpt_dir
+    if is_path and not Path(source).expanduser().is_dir():
         raise OptionError(f"{source} is not there; give a folder of weights, or with --diffusers an id.")
     tell(f"loading {source}")
     loader = _diffusers if arguments.diffusers else _official

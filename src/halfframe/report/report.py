@@ -84,6 +84,18 @@ class Report:
     prefetch: str | None = None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the run may surprise: no low-noise step, one frame for a whole clip, no guidance at all."""
+        found = []
+        if self.high.steps and not self.low.steps:
+            found.append("the schedule has no low-noise step, so that expert never ran; ask for more steps")
+        if 1 in self.high.latent_frames and self.latent_frames > 2:
+            found.append(f"a step computed 1 of {self.latent_frames} latent frames; use a smaller stride")
+        if self.moves and all(move.endswith(("+cond", "reuse")) for move in self.moves) and self.guidance_truncated:
+            found.append("no step computed the unconditional pass, so this is a clip without guidance")
+        return tuple(found)
+
+    @property
     def steps(self) -> int:
         """Steps of the run."""
         return self.high.steps + self.low.steps
@@ -169,6 +181,7 @@ class Report:
         lines.append(f"{foot}, {self.total_seconds:.2f} s in all")
         if self.prefetch is not None:
             lines.append(f"prefetch {self.prefetch}")
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 

@@ -55,6 +55,9 @@ class FrameMap:
     label: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("down", "up"):  # lists and arrays will do
+            object.__setattr__(self, name, tuple(tuple(map(float, row)) for row in getattr(self, name)))
+        object.__setattr__(self, "positions", tuple(map(float, self.positions)))
         count, total = len(self.down), len(self.up)
         seen = f"a frame map with {count} rows down, {total} rows up and positions {_shown(self.positions)}"
         if not 1 <= count <= total or {*map(len, self.down)} != {total} or {*map(len, self.up)} != {count}:

@@ -21,9 +21,11 @@ __all__ = [
     "kept_count",
     "kept_indices",
     "latent_frame_count",
+    "neighbours_share",
     "put",
     "require_kept",
     "require_whole_groups",
+    "same",
     "sequence_length",
     "take",
     "video_frame_count",
@@ -91,6 +93,18 @@ def check_indices(indices: Sequence[int], num_frames: int) -> tuple[int, ...]:
             f"needed: at least one, strictly increasing, each in 0..{num_frames - 1}."
         )
     return result
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape hold the same values, NaN included."""
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def neighbours_share(latents: Tensor) -> float:
+    """Correlation of each frame of latents ``(..., F, H, W)`` with the next, -1..1."""
+    x = latents.detach().float().transpose(TIME_DIM, 0).flatten(1)
+    earlier, later = x[:-1], x[1:]
+    return float((earlier * later).sum() / (earlier.norm() * later.norm()).clamp(min=1e-12)) if len(x) > 1 else 0.0
 
 
 def take(latents: Tensor, indices: Sequence[int]) -> Tensor:

@@ -8,14 +8,17 @@ import logging
 from dataclasses import dataclass
 
 import pluggy
+from torch import Tensor
 
 from halfframe.errors import HalfframeWarning, warn
 from halfframe.report.report import Report
+from halfframe.sampling import frames
+from halfframe.sampling.frame_map import FrameMap
 from halfframe.sampling.host import HostFacts, PrefetchOutcome
 from halfframe.sampling.schedule import Schedule
 from halfframe.sampling.scheduler import Scheduler
 
-__all__ = ["Wishes", "announce", "why_nothing_saved"]
+__all__ = ["Wishes", "announce", "warn_of_shared_noise", "why_nothing_saved"]
 
 _logger = logging.getLogger(__name__)
 
@@ -76,3 +79,21 @@ def why_nothing_saved(schedule: Schedule | None, scheduler: Scheduler | None, fa
             "use a larger shift"
         )
     return f"{named} skipped no frame" if named else "no strategy was asked for"
+
+
+def warn_of_shared_noise(schedule: Schedule | None, latents: Tensor, named: str) -> None:
+    """Warn if means of frames are to be computed and the latents to start from have not a noise for each frame.
+
+    A mean is scaled as one of independent noise; of shared noise, it would come out too strong.
+    """
+    if schedule is None or not schedule.steps or schedule.steps[0].sigma < 0.9:
+        return  # what the frames show is alike, and may be
+    if not any(isinstance(move, FrameMap) and not move.kept for move in schedule.moves):
+        return
+    share = frames.neighbours_share(latents)
+    if share > 0.25:
+        warn(
+            f"{named} computes means of frames, but neighbouring frames of the latents to start from share their noise "
+            f"(correlation {share:.2f}), so the expert is given more noise than it is told; draw noise for each frame, "
+            "or use 'interleave'."
+        )

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 import pluggy
-import torch
 from torch import Tensor
 
 from halfframe.errors import HalfframeError, StrategyError
@@ -22,7 +21,7 @@ from halfframe.sampling import frames
 from halfframe.sampling.forward import Compute, ForwardPasses, checked
 from halfframe.sampling.guidance import GuidancePlan, GuidanceState
 from halfframe.sampling.host import HostFacts, NoiseSource, PrefetchOutcome
-from halfframe.sampling.outcome import Wishes, announce, why_nothing_saved
+from halfframe.sampling.outcome import Wishes, announce, warn_of_shared_noise, why_nothing_saved
 from halfframe.sampling.schedule import Schedule, scheduler_steps
 from halfframe.sampling.scheduler import Scheduler, sample_of, with_sample
 from halfframe.sampling.strategy import Allocation, Expert, Move, Reuse, Step, Strategy, frames_of, label_of
@@ -103,7 +102,7 @@ class SamplingRun:
             return source.draw(shape)  # as in `_carried_on`: nothing will be left out, and here that is known
         self._replay = lambda: source.replay(shape)
         latents = self._ask("allocate", self.strategy.allocate, allocation)
-        return checked(latents, shape, like, f"allocation by {self._named}")
+        return _finite(checked(latents, shape, like, f"allocation by {self._named}"), f"allocation by {self._named}")
 
     def attach(self, scheduler: Scheduler) -> None:
         """The host's scheduler; its timesteps may still be unset."""
@@ -239,6 +238,7 @@ class SamplingRun:
             facts, num_frames = self.facts, self._shape[frames.TIME_DIM]
             conditioning = facts.conditioning_frames
             self.follow(scheduler_steps(self.scheduler, facts.boundary, num_frames, conditioning, facts.conditioned))
+            warn_of_shared_noise(self._schedule, latents, self._named)
         assert self._schedule is not None
         return self._schedule
 
@@ -274,8 +274,11 @@ class SamplingRun:
     def _expand(self, latents: Tensor) -> Tensor:
         given = latents.clone()  # a strategy may work in place
         result = self._ask("at_switch", self.strategy.at_switch, given)
-        checked(result, tuple(latents.shape), latents, f"what {self._named} made of the latents at the switch")
-        if result is given and torch.equal(given, latents):
+        what = f"what {self._named} made of the latents at the switch"
+        checked(result, tuple(latents.shape), latents, what)
+        if latents.isfinite().all():
+            _finite(result, what)
+        if result is given and frames.same(given, latents):
             return latents
         kept = self._conditioning(latents.shape)
         return frames.put(result, kept, frames.take(latents, kept)) if kept else result
@@ -316,3 +319,9 @@ class SamplingRun:
     def _why_nothing_saved(self) -> str:
         asked = type(self.strategy) is not Strategy
         return why_nothing_saved(self._schedule, self.scheduler, self.facts, self._named if asked else "")
+
+
+def _finite(latents: Tensor, what: str) -> Tensor:
+    if not latents.isfinite().all():
+        raise StrategyError(f"{what} has values that are NaN or infinite; needed: finite latents.")
+    return latents

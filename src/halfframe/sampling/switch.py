@@ -15,6 +15,7 @@ from torch import Tensor
 
 from halfframe.errors import HalfframeError
 from halfframe.sampling.events import Boundary
+from halfframe.sampling.frames import same
 from halfframe.sampling.host import ForwardPass
 from halfframe.sampling.scheduler import Scheduler, map_history, restart
 from halfframe.sampling.strategy import Step
@@ -84,7 +85,7 @@ class ExpertSwitch:
         )
         before_hooks = expanded.clone()
         self._hooks.halfframe_boundary(boundary=boundary)
-        self._rewritten = boundary.rewritten or not torch.equal(boundary.latents, before_hooks)  # or edited in place
+        self._rewritten = boundary.rewritten or not same(boundary.latents, before_hooks)  # or edited in place
         if scheduler is not None and self._rewritten:
             self._history_rule = lambda sample: self._restart(scheduler, sample)
         elif scheduler is not None and expanded is not latents:
@@ -115,7 +116,7 @@ class ExpertSwitch:
         if carried is None or carried.numel() != latents.numel():
             return latents
         carried = carried.reshape(latents.shape)
-        return carried if torch.equal(carried.to(latents.dtype), latents) else latents
+        return carried if same(carried.to(latents.dtype), latents) else latents
 
     def _carry(self, scheduler: Scheduler, before: Tensor) -> None:
         if not map_history(scheduler, before, self._expand):
