@@ -1,4 +1,4 @@
-"""Fixtures: ComfyUI and experts in it; skipped where `make comfyui` has not been run."""
+"""Fixtures: ComfyUI and experts in it; skipped where `make test-comfyui` has not been run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Brings a version of ComfyUI into this process, once; `make comfyui` puts them beside the environment.
+"""Brings a version of ComfyUI into this process, once; `make test-comfyui` puts them beside the environment.
 
 Packages that ComfyUI imports at the top of its modules and that no test needs are stood in for while it is being
 imported, and forgotten afterwards: other code asks whether they are installed.
@@ -94,7 +94,7 @@ def load() -> types.SimpleNamespace:
     """
     root = folder()
     if not (root / "comfy").is_dir():
-        raise FileNotFoundError(f"there is no ComfyUI in {root}; `make comfyui` puts it there")
+        raise FileNotFoundError(f"there is no ComfyUI in {root}; `make test-comfyui` puts it there")
     # At the end: ComfyUI has modules of very common names.
     sys.path += [str(root), str(root.parent.parent)]
     with _stand_ins():

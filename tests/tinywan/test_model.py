@@ -47,7 +47,11 @@ def test_hosts_agree(hosts: tuple[Any, Any], strategy: str | None) -> None:
     """Their solvers differ in the last digits of sigma, hence the tolerance."""
     clips = []
     for pipe in hosts:
-        with halfframe.enabled(pipe, strategy) if strategy else halfframe.enabled(pipe, None, cfg_truncate_steps=1):
+        with (
+            halfframe.enabled(pipe, strategy)
+            if strategy
+            else halfframe.enabled(pipe, None, guidance=halfframe.Guidance(1))
+        ):
             clips.append(generate(pipe, [PROMPT], [0], num_steps=4, num_frames=17))
     assert clips[0].shape == clips[1].shape == (1, 3, 17, 96, 96)
     assert (clips[0] - clips[1]).abs().mean() < 0.01

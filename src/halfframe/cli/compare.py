@@ -8,7 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from halfframe.cli.options import add_guidance, add_strategy, guidance_from
+from halfframe.cli.options import add_guidance, add_pipeline, add_strategy, guidance_from
 from halfframe.compare import pipelines
 from halfframe.compare.files import compare_files
 from halfframe.compare.output import markdown
@@ -40,23 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help="finished clips, the baseline first: mp4, npy, pt")
 
-    source = parser.add_argument_group("or a pipeline, one of")
-    source.add_argument("--tiny", action="store_true", help="a small official pipeline of random weights, on the CPU")
-    source.add_argument("--diffusers", metavar="PATH_OR_ID", help="a diffusers Wan2.2 text-to-video pipeline")
-    source.add_argument("--ckpt_dir", metavar="DIR", help="weights of the official package, which must be installed")
-    source.add_argument("--task", default="t2v-A14B", help="what --ckpt_dir holds; only %(default)s can be compared")
-    source.add_argument("--no-offload", action="store_true", help="keep all parts on the GPU")
-    source.add_argument(
-        "--sdpa", action="store_true", help="PyTorch's attention instead of flash-attention (--ckpt_dir)"
-    )
-
-    clip = parser.add_argument_group("what to make")
-    clip.add_argument("--prompt", action="append", metavar="TEXT", help=f"repeatable (default: {pipelines.PROMPT!r})")
-    clip.add_argument("--seed", action="append", type=int, metavar="N", help="repeatable (default: 0)")
-    clip.add_argument("--frame_num", type=int, metavar="N", help="video frames, 4n+1 (default: 81; 17 with --tiny)")
-    clip.add_argument("--size", metavar="WxH", help="pixels, multiples of 16 (default: 1280x720; 64x48 with --tiny)")
-    clip.add_argument("--sample_steps", type=int, metavar="N", help="steps (default: 40; 8 with --tiny)")
-    clip.add_argument("--sample_shift", type=float, metavar="S", help="of the schedule (default: the pipeline's own)")
+    add_pipeline(parser)
 
     variants = parser.add_argument_group("what to compare with the plain pipeline")
     add_strategy(variants, repeatable=True)

@@ -46,6 +46,7 @@ COMMANDS = {
         ("halfframe.cli.compare",),
         "pip install 'halfframe[compare]'",
     ),
+    "tune": Command("measure what each step can do without, and write recipes", ("halfframe.cli.tune",)),
     "strategies": Command("the installed strategies, what they do and their options", ("halfframe.cli.strategies",)),
     "doctor": Command("which hosts are here, which versions, and what would be refused", ("halfframe.cli.doctor",)),
 }

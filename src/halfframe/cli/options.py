@@ -10,7 +10,7 @@ from halfframe.plugins import DEFAULT_STRATEGY
 if TYPE_CHECKING:
     from halfframe.sampling.guidance import Guidance
 
-__all__ = ["add_guidance", "add_strategy", "guidance_from"]
+__all__ = ["add_guidance", "add_pipeline", "add_strategy", "guidance_from"]
 
 
 def add_strategy(parser: argparse._ActionsContainer, *, repeatable: bool = False) -> None:
@@ -40,3 +40,24 @@ def guidance_from(arguments: argparse.Namespace) -> Guidance:
 
     last, last_high = arguments.cfg_truncate_steps, arguments.cfg_truncate_high_noise_steps
     return Guidance(skip_last=last, skip_last_high=last_high, every=arguments.cfg_every)
+
+
+def add_pipeline(parser: argparse.ArgumentParser) -> None:
+    """Which pipeline is loaded, and what it makes: see `halfframe.compare.pipelines.load`."""
+    source = parser.add_argument_group("a pipeline, one of")
+    source.add_argument("--tiny", action="store_true", help="a small official pipeline of random weights, on the CPU")
+    source.add_argument("--diffusers", metavar="PATH_OR_ID", help="a diffusers Wan2.2 text-to-video pipeline")
+    source.add_argument("--ckpt_dir", metavar="DIR", help="weights of the official package, which must be installed")
+    source.add_argument("--task", default="t2v-A14B", help="what --ckpt_dir holds; only %(default)s can be loaded here")
+    source.add_argument("--no-offload", action="store_true", help="keep all parts on the GPU")
+    source.add_argument(
+        "--sdpa", action="store_true", help="PyTorch's attention instead of flash-attention (--ckpt_dir)"
+    )
+
+    clip = parser.add_argument_group("what to make")
+    clip.add_argument("--prompt", action="append", metavar="TEXT", help="repeatable (default: a woman in a park)")
+    clip.add_argument("--seed", action="append", type=int, metavar="N", help="repeatable (default: 0)")
+    clip.add_argument("--frame_num", type=int, metavar="N", help="video frames, 4n+1 (default: 81; 17 with --tiny)")
+    clip.add_argument("--size", metavar="WxH", help="pixels, multiples of 16 (default: 1280x720; 64x48 with --tiny)")
+    clip.add_argument("--sample_steps", type=int, metavar="N", help="steps (default: 40; 8 with --tiny)")
+    clip.add_argument("--sample_shift", type=float, metavar="S", help="of the schedule (default: the pipeline's own)")

@@ -1,0 +1,78 @@
+"""``halfframe tune``: recipes for your own weights."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from halfframe.cli.options import add_pipeline
+from halfframe.compare import pipelines
+from halfframe.tuning import BUDGETS, MOVES, tune_cases
+from halfframe.tuning.frontier import table
+
+__all__ = ["add_arguments", "main"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add everything that `main` reads to `parser`, description included."""
+    parser.description = (
+        "Measure what each step can do without, and write recipes for each budget of time, measured beside fewer steps. "
+        "The same command goes on from where it was stopped."
+    )
+    add_pipeline(parser)
+    search = parser.add_argument_group("the search")
+    search.add_argument("--check_prompt", action="append", metavar="TEXT", help="judges the recipes; repeatable")
+    search.add_argument(
+        "--budget",
+        action="append",
+        type=float,
+        metavar="SHARE",
+        help=f"of the full cost, 0..1; repeatable (default: {' '.join(map(str, BUDGETS))})",
+    )
+    search.add_argument(
+        "--move",
+        action="append",
+        metavar="MOVE",
+        help=f"tried at every step; repeatable (default: {' '.join(MOVES)})",
+    )
+    search.add_argument("--schedule", action="append", type=int, metavar="N", help="steps of recipes; repeatable")
+    search.add_argument("--runs", type=int, default=6, help="recipes measured for each budget (default: %(default)s)")
+    search.add_argument("--output", type=Path, default=Path("tuned"), metavar="DIR", help="(default: %(default)s)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run `halfframe tune`: 0 if all went well."""
+    loaded = pipelines.load(arguments, _say)
+    prompts, seeds = arguments.prompt or [pipelines.PROMPT], arguments.seed or [0]
+    search, judges = (
+        [(prompt, seed) for prompt in some for seed in seeds] for some in (prompts, arguments.check_prompt or [])
+    )
+    clips = [*search, *judges]
+
+    def call(case: int, steps: int) -> Any:
+        return loaded.generate(*clips[case], steps)
+
+    facts = {key: str(value) for key, value in loaded.generate.facts.items()}
+    found = tune_cases(
+        loaded.generate.pipe,
+        call,
+        len(search),
+        steps=loaded.steps,
+        budgets=arguments.budget or BUDGETS,
+        moves=arguments.move or MOVES,
+        schedules=arguments.schedule,
+        runs=arguments.runs,
+        check=len(judges),
+        output=arguments.output,
+        settings={"prompts": prompts, "seeds": seeds, **facts},
+        tell=_say,
+    )
+    print(table(found), end="")
+    _say(f"recipes and tables are in {arguments.output}")
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,30 @@
+"""``halfframe tune`` on a tiny pipeline of random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import halfframe
+from halfframe.cli import main
+
+SMALL = ["--tiny", "--frame_num", "9", "--size", "32x32", "--sample_steps", "3"]
+
+
+def test_recipes_are_written_and_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["tune", *SMALL, "--budget", "0.7", "--move", "reuse", "--schedule", "3", "--runs", "2"]
+    assert main([*arguments, "--check_prompt", "a dog", "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert "| cost | recipe | expected | fewer steps |" in printed.out
+    assert "forward passes, about" in printed.err
+    (path,) = tmp_path.glob("recipe-*.json")
+    assert len(halfframe.Recipe.load(path).moves) == 3
+    assert json.loads((tmp_path / "tuning.json").read_text())["steps"] == 3
+    assert main(["plan", "--sample_steps", "3", "--strategy", str(path), "--json"]) == 0
+
+
+def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", *SMALL, "--move", "megre:2", "--output", str(tmp_path)]) == 1
+    assert "halfframe tune: error: move" in capsys.readouterr().err
