@@ -18,7 +18,7 @@ __all__ = ["add_arguments", "main"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add everything that `main` reads to `parser`, description included."""
     parser.description = (
-        "Measure what each step can do without, and write recipes for each budget of time, measured beside fewer steps. "
+        "Measure what each step can do without, and write recipes for budgets of time, measured beside fewer steps. "
         "The same command goes on from where it was stopped."
     )
     add_pipeline(parser)

@@ -1,0 +1,136 @@
+"""Recipes as files and as strategies; what they compute is held to a loop in tests/hosts/test_recipes.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halfframe import Guidance, Merge, OptionError, Recipe, Reuse, Step, StrategyError
+from halfframe.plugins.configuration import configure
+
+BASES = ("full", "merge:2", "merge:4", "interleave:3", "interpolate:2", "own-noise:2")
+MOVES = st.sampled_from([*BASES, *(f"{base}+cond" for base in BASES), "reuse"])
+
+
+def step(index: int, num_steps: int = 4, high: int = 2) -> Step:
+    is_high = index < high
+    return Step(
+        index=index,
+        num_steps=num_steps,
+        timestep=900.0,
+        sigma=0.9,
+        expert="high" if is_high else "low",
+        expert_index=index if is_high else index - high,
+        expert_steps=high if is_high else num_steps - high,
+        num_frames=9,
+    )
+
+
+@given(st.lists(MOVES, max_size=8), st.none() | st.floats(0.1, 20), st.dictionaries(st.text(), st.integers()))
+def test_written_and_read_again_it_is_the_same(moves: list[str], shift: float | None, measured: dict[str, int]) -> None:
+    recipe = Recipe(("full", *moves), shift=shift, high_noise_steps=1, measured=measured)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_a_file(tmp_path: Path) -> None:
+    recipe = Recipe(("merge:4", "full"), shift=12.0, boundary=0.875, high_noise_steps=1, measured={"decibels": 40})
+    recipe.save(tmp_path / "recipe.json")
+    assert Recipe.load(tmp_path / "recipe.json") == recipe
+    assert configure(str(tmp_path / "recipe.json")).strategy == recipe
+    data = json.loads((tmp_path / "recipe.json").read_text())
+    assert (data["halfframe"], data["steps"], data["moves"]) == (1, 2, ["merge:4", "full"])
+
+
+def test_moves_are_the_strategies_own_wherever_they_are_made() -> None:
+    recipe = Recipe(("merge:3", "reuse", "merge:3+cond", "full"))
+    assert recipe.move(step(0)) == Merge(stride=3).move(step(0))
+    assert recipe.move(step(1)) == Reuse()
+    assert recipe.move(step(2)) == Merge(stride=3, until="end").move(step(2))  # in the low-noise expert too
+    assert recipe.move(step(3)) is None
+    assert [recipe.at(step(i)) for i in range(4)] == ["both", "both", "conditional", "both"]
+    assert bool(recipe)
+    assert not Recipe(("full", "reuse"))
+
+
+@pytest.mark.parametrize(
+    ("moves", "message"),
+    [
+        ((), r"a recipe needs a list of moves, one for each step, got \(\)"),
+        ("full", "a recipe needs a list of moves"),
+        (("full", "megre:2"), r"move 2, 'megre:2', is unknown; needed: full, reuse, .*Did you mean 'merge'\?"),
+        (("full", "merge"), "move 2, 'merge', is unknown; .* with N >= 2"),
+        (("full", "merge:1"), "move 2, 'merge:1', is unknown"),
+        (("full", "full+uncond"), "is unknown"),
+        (("full", "reuse+cond"), "is unknown"),
+        (("reuse", "full"), "move 1, 'reuse', reuses what no step before it computed; begin with full"),
+        (("full+delta", "full"), r"move 1, 'full\+delta', reuses what no step before it computed"),
+    ],
+)
+def test_what_is_no_recipe(moves: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Recipe(moves)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", 'no recipe: needed is an object with "halfframe", "steps" and "moves"'),
+        (
+            '{"halfframe": 2, "steps": 1, "moves": ["full"]}',
+            "format version 2 is unknown to this .*, which reads 1",
+        ),
+        ('{"halfframe": 1, "steps": 2, "moves": ["full"]}', '"steps" is 2, but there are 1 moves'),
+        ('{"halfframe": 1, "steps": 1, "moves": "full"}', '"moves" must be a list of names'),
+        ('{"halfframe": 1, "steps": 1, "moves": ["full"], "shfit": 1}', "unknown key 'shfit'.* Did you mean 'shift'"),
+        ('{"halfframe": 1, "steps": 1, "moves": ["full"], "shift": "a"}', "\"shift\" must be a number, got 'a'"),
+        ('{"halfframe": 1, "steps": 1, "moves": ["full"], "high_noise_steps": 3}', "must be an integer in 0..1, got 3"),
+    ],
+)
+def test_what_is_no_file_of_one(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    with pytest.raises(OptionError, match=f"recipe {path}.*{message}"):
+        Recipe.load(path)
+
+
+def test_a_file_that_is_not_there() -> None:
+    with pytest.raises(OptionError, match=r"recipe nowhere\.json cannot be read: No such file"):
+        configure("nowhere.json")
+
+
+def test_another_schedule_is_refused_with_both_numbers() -> None:
+    recipe = Recipe(("full",) * 4, high_noise_steps=3, shift=12.0, boundary=0.875)
+    with pytest.raises(StrategyError, match="the recipe is for 4 steps, but the schedule has 5"):
+        recipe.move(step(0, num_steps=5))
+    message = "for 3 high-noise steps of 4, but the schedule has 2; use the shift .* shift 12.0, boundary 0.875"
+    for index in (0, 3):
+        with pytest.raises(StrategyError, match=message):
+            recipe.move(step(index))
+
+
+def test_a_guidance_difference_is_one_experts() -> None:
+    recipe = Recipe(("full", "full+delta", "full+delta", "full"))
+    assert recipe.move(step(1)) is None
+    with pytest.raises(StrategyError, match=r"move 3, 'full\+delta', .* no earlier step of the low-noise expert"):
+        recipe.move(step(2))
+
+
+def test_it_brings_its_own_guidance() -> None:
+    recipe = Recipe(("full", "full+cond"))
+    assert configure(recipe).guidance is recipe
+    with pytest.raises(OptionError, match="says for each step what becomes of guidance; leave out guidance"):
+        configure(recipe, guidance=Guidance(1))
+    with pytest.raises(OptionError, match="was given as an instance"):
+        configure(recipe, stride=2)
+
+
+def test_it_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe(("full",)).moves = ()  # type: ignore[misc]
