@@ -19,11 +19,8 @@ def pipe() -> Any:
 
 
 def test_what_is_never_entered_warns(pipe: Any) -> None:
-    with pytest.warns(
-        HalfframeWarning, match=r"enabled\(WanT2V\) was never entered, so nothing was made faster; write"
-    ):
+    with pytest.warns(HalfframeWarning, match=r"enabled\(WanT2V\) was never entered, so nothing was made faster"):
         halfframe.enabled(pipe)
-        gc.collect()
 
 
 def test_an_object_serves_one_block(pipe: Any) -> None:
