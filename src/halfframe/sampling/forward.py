@@ -21,7 +21,7 @@ from halfframe.sampling.frame_map import BoundMap, FrameMap
 from halfframe.sampling.host import ForwardPass, HostFacts
 from halfframe.sampling.strategy import Given, Move, Reuse, Step
 
-__all__ = ["Compute", "ForwardPasses", "checked"]
+__all__ = ["Compute", "ForwardPasses", "checked", "finite"]
 
 Compute = Callable[[ForwardPass], Tensor]
 """Makes a forward pass: the velocity ``v = eps - x0`` of the frames that the expert was given, ``(..., K, H, W)``."""
@@ -174,6 +174,13 @@ def checked(
             f"{what} is {value.dtype} on {value.device}; needed: {like.dtype} on {like.device}, as the host has it."
         )
     return value
+
+
+def finite(latents: Tensor, what: str) -> Tensor:
+    """`latents`, if all their values are finite."""
+    if not latents.isfinite().all():
+        raise StrategyError(f"{what} has values that are NaN or infinite; needed: finite latents.")
+    return latents
 
 
 def _clips(latents: Tensor) -> int:

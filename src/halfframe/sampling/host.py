@@ -41,6 +41,10 @@ class HostFacts:
     conditioned: bool = False
     never_high: str = ""
 
+    def conditioning(self, num_frames: int) -> tuple[int, ...]:
+        """`conditioning_frames` as positions from 0 in a clip of `num_frames` latent frames."""
+        return tuple(sorted({position % num_frames for position in self.conditioning_frames}))
+
 
 class NoiseSource:
     """Where a run's noise comes from, able to draw the first noise again.

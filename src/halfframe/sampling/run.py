@@ -18,7 +18,7 @@ from halfframe.errors import HalfframeError, StrategyError
 from halfframe.report.meter import Meter
 from halfframe.report.report import Report
 from halfframe.sampling import frames
-from halfframe.sampling.forward import Compute, ForwardPasses, checked
+from halfframe.sampling.forward import Compute, ForwardPasses, checked, finite
 from halfframe.sampling.guidance import GuidancePlan, GuidanceState
 from halfframe.sampling.host import HostFacts, NoiseSource, PrefetchOutcome
 from halfframe.sampling.outcome import Wishes, announce, warn_of_shared_noise, why_nothing_saved
@@ -94,7 +94,9 @@ class SamplingRun:
         """The latents to start from, of `shape` ``(..., F, H, W)``: a hook's, else the strategy's."""
         self._shape = shape
         like = source.like
-        allocation = Allocation(shape, like.dtype, like.device, source.draw, self._conditioning(shape))
+        allocation = Allocation(
+            shape, like.dtype, like.device, source.draw, self.facts.conditioning(shape[frames.TIME_DIM])
+        )
         latents: Tensor | None = self._hooks.halfframe_allocate(allocation=allocation)
         if latents is not None:
             return checked(latents, shape, like, "what a halfframe_allocate hook returned")
@@ -102,7 +104,8 @@ class SamplingRun:
             return source.draw(shape)  # as in `_carried_on`: nothing will be left out, and here that is known
         self._replay = lambda: source.replay(shape)
         latents = self._ask("allocate", self.strategy.allocate, allocation)
-        return _finite(checked(latents, shape, like, f"allocation by {self._named}"), f"allocation by {self._named}")
+        what = f"allocation by {self._named}"
+        return finite(checked(latents, shape, like, what), what)
 
     def attach(self, scheduler: Scheduler) -> None:
         """The host's scheduler; its timesteps may still be unset."""
@@ -180,16 +183,7 @@ class SamplingRun:
     def at_its_largest(self) -> bool:
         """Whether no later step of the same expert computes more frames than those up to the present one."""
         schedule = self._schedule
-        if schedule is None or self._index >= len(schedule.steps):
-            return False
-        expert = schedule.steps[self._index].expert
-        counts = [
-            (step.index, frames_of(move, step.num_frames))
-            for step, move in zip(schedule.steps, schedule.moves, strict=True)
-            if step.expert == expert
-        ]
-        so_far = max(count for index, count in counts if index <= self._index)
-        return all(count <= so_far for _, count in counts)
+        return schedule is not None and schedule.at_its_largest(self._index)
 
     def report(self) -> Report:
         """What the run did, once it is over."""
@@ -198,7 +192,7 @@ class SamplingRun:
             strategy=str(self.strategy),
             latent_frames=self._latent_frames,
             switch=None if self._switch.step is None else (self._switch.step.index, self._switch.step.sigma),
-            why_not=self._why_nothing_saved(),
+            why_not=why_nothing_saved(self._schedule, self.scheduler, self.facts, self._named if self._asked else ""),
             prefetch=None if self.prefetched is None else self.prefetched.text,
         )
 
@@ -210,7 +204,7 @@ class SamplingRun:
             expects_skips: whether frames or steps were to be skipped, if a strategy was asked for.
             expects_truncation: whether unconditional passes were, if guidance was to be skipped.
         """
-        asked = type(self.strategy) is not Strategy or not (self._plan or self.wants_prefetch)
+        asked = self._asked or not (self._plan or self.wants_prefetch)
         wishes = Wishes(asked and expects_skips, bool(self._plan) and expects_truncation)
         announce(report, self._hooks, wishes, self.prefetched)
 
@@ -277,15 +271,11 @@ class SamplingRun:
         what = f"what {self._named} made of the latents at the switch"
         checked(result, tuple(latents.shape), latents, what)
         if latents.isfinite().all():
-            _finite(result, what)
+            finite(result, what)
         if result is given and frames.same(given, latents):
             return latents
-        kept = self._conditioning(latents.shape)
+        kept = self.facts.conditioning(latents.shape[frames.TIME_DIM])
         return frames.put(result, kept, frames.take(latents, kept)) if kept else result
-
-    def _conditioning(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        num_frames = shape[frames.TIME_DIM]
-        return tuple(sorted({position % num_frames for position in self.facts.conditioning_frames}))
 
     @property
     def _latent_frames(self) -> int:
@@ -307,6 +297,11 @@ class SamplingRun:
             raise StrategyError(f"{self._named} failed in {what!r}: {type(error).__name__}: {error}") from error
 
     @property
+    def _asked(self) -> bool:
+        """Whether a strategy was asked for."""
+        return type(self.strategy) is not Strategy
+
+    @property
     def _named(self) -> str:
         return f"strategy {self.strategy.name!r}"
 
@@ -315,13 +310,3 @@ class SamplingRun:
             f"host {self.facts.name!r} {seen}; its sampling loop is not the one that halfframe knows. Use a supported "
             "version (see the README), or run without halfframe."
         )
-
-    def _why_nothing_saved(self) -> str:
-        asked = type(self.strategy) is not Strategy
-        return why_nothing_saved(self._schedule, self.scheduler, self.facts, self._named if asked else "")
-
-
-def _finite(latents: Tensor, what: str) -> Tensor:
-    if not latents.isfinite().all():
-        raise StrategyError(f"{what} has values that are NaN or infinite; needed: finite latents.")
-    return latents
