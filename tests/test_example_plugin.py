@@ -116,7 +116,7 @@ def test_the_example_plugin_installs_and_serves(tmp_path: Path) -> None:
     assert "all as expected" in done.stdout
 
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [line["strategy"] for line in lines] == ["crossfade:weight=0.5", "crossfade", "self-duplicate"]
+    assert [line["strategy"] for line in lines] == ["crossfade:weight=0.5", "crossfade:weight=0", "self-duplicate"]
     for line in lines:
         assert line["high"]["latent_frames"] == [3]
         assert line["frame_steps"] < line["frame_steps_full"]
