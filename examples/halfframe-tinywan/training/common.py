@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fast import decode, encode
-from halfframe_tinywan.language import TextEncoder, Tokenizer, random_scene
-from halfframe_tinywan.models import BOUNDARY, GUIDANCE, SHIFT, build_vae
+from fast import decode, encode, rotary, velocity
+from halfframe_tinywan.language import Scene, TextEncoder, Tokenizer, random_scene
+from halfframe_tinywan.models import BOUNDARY, GUIDANCE, SHIFT, build_expert, build_vae
 from halfframe_tinywan.world import World, draw_world, render
 from torch import Tensor, nn
 
 Optimizers = dict[str, torch.optim.Optimizer]
+Weights = dict[str, Tensor]
 
 
 def arguments(description: str | None, **options: dict[str, Any]) -> argparse.Namespace:
@@ -43,7 +45,12 @@ def training_worlds(first: int, count: int) -> list[World]:
     """Worlds number `first` and on; seeds below 1,000,000 are the training's."""
     if first + count > 1_000_000:
         raise SystemExit(f"worlds up to {first + count} were asked for; seeds from 1,000,000 are held out.")
-    return [draw_world(random_scene(random.Random(f"scene {n}")), n) for n in range(first, first + count)]
+    return [draw_world(training_scene(n), n) for n in range(first, first + count)]
+
+
+def training_scene(number: int) -> Scene:
+    """What the prompt of a training world says."""
+    return random_scene(random.Random(f"scene {number}"))
 
 
 def training_clips(first: int, count: int, device: str, num_frames: int = 81, batch: int = 32) -> Tensor:
@@ -62,24 +69,48 @@ def load_training_vae(folder: Path, device: str) -> tuple[Any, Tensor, Tensor]:
     return vae.to(device), mean, deviation
 
 
-@torch.no_grad()
-def encode_worlds(folder: Path, first: int, count: int, device: str, batch: int = 32, end: float = math.inf) -> Tensor:
-    """Latents of unit scale, ``(count, 16, 21, 12, 12)`` in bfloat16.
+class Encoder:
+    """Clips to latents of unit scale."""
 
-    At the time `end` it stops, with as
-    many as it then has.
-    """
-    vae, mean, deviation = load_training_vae(folder, device)
-    parts: list[Tensor] = []
-    for start in range(0, count, batch):
-        if parts and time.monotonic() > end:
-            break
-        clips = render(training_worlds(first + start, batch), device=device)
-        with torch.autocast(device.split(":")[0], torch.bfloat16):
-            clips = clips.contiguous(memory_format=torch.channels_last_3d)
-            found = encode(vae, clips)
-        parts.append(((found.float() - mean) / deviation).bfloat16())
-    return torch.cat(parts)
+    def __init__(self, folder: Path, device: str) -> None:
+        self.vae, self.mean, self.deviation = load_training_vae(folder, device)
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, clips: Tensor) -> Tensor:
+        """``(B, 16, f, 12, 12)`` in bfloat16 of ``(B, 3, F, 96, 96)``, values -1..1."""
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16):
+            found = encode(self.vae, clips.contiguous(memory_format=torch.channels_last_3d))
+        return ((found.float() - self.mean) / self.deviation).bfloat16()
+
+    def first_frames(self, clips: Tensor) -> Tensor:
+        """The same of each clip's first frame and grey after it: what image-to-video is given."""
+        return self(torch.cat([clips[:, :, :1], torch.zeros_like(clips[:, :, 1:])], dim=2))
+
+
+def with_condition(noisy: Tensor, condition: Tensor) -> Tensor:
+    """Latents ``(B, 16, f, h, w)`` as experts of image-to-video take them, 36 channels: mask and condition follow."""
+    mask = torch.zeros_like(noisy[:, :4])
+    mask[:, :, 0] = 1
+    return torch.cat([noisy, mask, condition.to(noisy)], dim=1)
+
+
+def load_expert(path: Path, device: str, in_channels: int = 16) -> tuple[Any, Weights]:
+    """A frozen expert and the averaged weights of its training."""
+    model = build_expert(in_channels).requires_grad_(False)
+    state = torch.load(path, weights_only=True, map_location="cpu")["average"]
+    model.load_state_dict({name: value.float() for name, value in state.items()})
+    model.to(device)
+    return model, dict(model.named_parameters())
+
+
+def predictor(model: Any, weights: Weights) -> Any:
+    """A function of (x, timestep, text)."""
+
+    def call(x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        return velocity(model, weights, x, timestep, text, rotary(model, x))
+
+    return call
 
 
 def text_table(prompts: Sequence[str], device: str) -> Tensor:
@@ -235,13 +266,17 @@ def update(parameters: list[nn.Parameter], loss: Tensor, optimizers: Optimizers,
 
 
 class Clock:
-    """How far a training is: by ``--steps``, or by as many steps as its first ones tell ``--minutes`` have room for."""
+    """How far a training is: by ``--steps``, or by as many steps as its first ones tell ``--minutes`` have room for.
+
+    Of several processes, the first one's clock counts for all.
+    """
 
     def __init__(
-        self, found: argparse.Namespace, name: str, step: int, total: int | None, reserve: float = 0.0
+        self, found: argparse.Namespace, name: str, step: int = 0, total: int | None = None, reserve: float = 0.0
     ) -> None:
         self.name, self.step = name, step
         self.total = found.steps or total
+        self._fixed = found.steps is not None
         self.end = time.monotonic() + 60 * found.minutes - reserve
         self._began, self._first, self._losses = time.monotonic(), step, []  # type: ignore[var-annotated]
 
@@ -249,7 +284,7 @@ class Clock:
         """Whether another step is to be made."""
         if self.total is not None and self.step >= self.total:
             return False
-        return time.monotonic() < self.end
+        return self.step % 50 != 0 or not _first_ones(time.monotonic() >= self.end)
 
     def factor(self, warm_up: int = 100) -> float:
         """Of the learning rate: linear warm-up, then a cosine to a hundredth."""
@@ -261,19 +296,40 @@ class Clock:
         self.step += 1
         self._losses.append(loss.detach())
         made = self.step - self._first
-        if self.total is None and made in (30, 130):  # compiling is over by then
+        if made in (30, 130) and not self._fixed:  # compiling is over by then
             loss.item()  # waits for the device
             if made == 30:
                 self._began = time.monotonic()
             else:
                 each = (time.monotonic() - self._began) / 100
-                self.total = self.step + int((self.end - time.monotonic()) / each * 0.985)
+                self.total = _first_ones(self.step + int((self.end - time.monotonic()) / each * 0.985))
                 print(f"{self.name}: {self.total} steps at {each:.4f} s", flush=True)
         if made % 500 == 0 or self.step == self.total:
             mean = torch.stack(self._losses).mean().item()
             self._losses.clear()
             left = self.end - time.monotonic()
             print(f"{self.name} {self.step}/{self.total} loss {mean:.4f}, {left:.0f} s left", flush=True)
+
+
+def join_processes(found: argparse.Namespace) -> tuple[int, int]:
+    """Number of this process and of all, under torchrun one for each GPU; sets ``found.device``."""
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if ranks > 1:
+        cuda = torch.cuda.is_available()
+        torch.distributed.init_process_group("nccl" if cuda else "gloo")
+        if cuda:
+            found.device = f"cuda:{rank}"
+            torch.cuda.set_device(rank)
+    return rank, ranks
+
+
+def _first_ones(value: Any) -> Any:
+    """What the first process has."""
+    if not torch.distributed.is_initialized():
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values)
+    return values[0]
 
 
 def write(path: Path, data: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Write the weights as the package ships them: safetensors, experts in bfloat16, the VAE in half precision.
+"""Write the weights as the package ships them: safetensors, experts and LoRAs in bfloat16, the VAE in half precision.
 
 python pack.py --folder run --weights ../src/halfframe_tinywan/weights
 """
@@ -19,10 +19,19 @@ def main() -> None:
     statistics = {name: vae[name] for name in ("latents_mean", "latents_std")}
     half = {name: value.half().contiguous() for name, value in {**vae["model"], **statistics}.items()}
     save_file(half, found.weights / "vae.safetensors")
-    for side in ("high", "low"):
-        state = torch.load(found.folder / f"t2v-{side}.pt", weights_only=True, map_location="cpu")["average"]
-        packed = {name: value.bfloat16().contiguous() for name, value in state.items()}
-        save_file(packed, found.weights / f"{side}_noise.safetensors")
+    for kind in ("t2v", "i2v", "lora"):
+        for side in ("high", "low"):
+            path = found.folder / f"{kind}-{side}.pt"
+            if not path.exists():
+                print(f"{path} is not there; left out")
+                continue
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            if kind == "lora":
+                weights = {f"transformer.{name}": value for name, value in state["lora"].items()}
+            else:
+                weights = state["average"]
+            packed = {name: value.bfloat16().contiguous() for name, value in weights.items()}
+            save_file(packed, found.weights / f"{kind}_{side}_noise.safetensors")
 
 
 if __name__ == "__main__":

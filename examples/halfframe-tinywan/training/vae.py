@@ -9,10 +9,8 @@ spread evenly over the channels and the decoder bears what the experts get wrong
 
 from __future__ import annotations
 
-import os
-
 import torch
-from common import Clock, arguments, decoded, load_training_vae, optimizers_for, psnr, training_clips, update, write
+from common import Clock, arguments, decoded, join_processes, load_training_vae, optimizers_for, psnr, training_clips, update, write
 from fast import decode, encode
 from halfframe_tinywan.models import build_vae
 from torch import Tensor
@@ -24,11 +22,7 @@ FIRST_CLIP, CLIPS = 900_000, 2000
 
 def main() -> None:
     found = arguments(__doc__, clips={"type": int, "default": CLIPS}, batch={"type": int, "default": 8})
-    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if ranks > 1:
-        torch.distributed.init_process_group("nccl")
-        found.device = f"cuda:{rank}"
-        torch.cuda.set_device(rank)
+    rank, ranks = join_processes(found)
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     vae = build_vae().to(found.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,27 @@ from torch import Tensor
 
 from halfframe.errors import OptionError
 from halfframe_tinywan.language import TEXT_LEN, parse_prompt
-from halfframe_tinywan.models import GUIDANCE, SHIFT
-from halfframe_tinywan.world import SIDE, VIDEO_FRAMES
+from halfframe_tinywan.models import GUIDANCE, I2V_GUIDANCE, I2V_SHIFT, LORA_SHIFT, LORA_STEPS, SHIFT
+from halfframe_tinywan.world import SIDE, VIDEO_FRAMES, draw_world, render
 
-__all__ = ["generate"]
+__all__ = ["first_frame", "generate", "settings"]
+
+
+def settings(kind: str) -> dict[str, Any]:
+    """Steps, shift and guidance scales (low noise, high noise) that the weights of a `kind` were made for."""
+    return {
+        "t2v": {"steps": 20, "shift": SHIFT, "guidance": GUIDANCE},
+        "lora": {"steps": LORA_STEPS, "shift": LORA_SHIFT, "guidance": (1.0, 1.0)},
+        "i2v": {"steps": 20, "shift": I2V_SHIFT, "guidance": I2V_GUIDANCE},
+    }[kind]
+
+
+def first_frame(prompt: str, seed: int) -> Any:
+    """A picture (PIL) of a world of `prompt`, for image-to-video; seeds from 1,000,000 were not trained on."""
+    from PIL import Image
+
+    frame = render([draw_world(parse_prompt(prompt), seed)], num_frames=1)[0, :, 0]
+    return Image.fromarray(((frame + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
 
 def generate(
@@ -23,20 +41,28 @@ def generate(
     *,
     steps: int = 20,
     guidance: tuple[float, float] = GUIDANCE,
+    shift: float | None = None,
+    images: Sequence[Any] | None = None,
     video_frames: int = VIDEO_FRAMES,
 ) -> Tensor:
     """Clips of `prompts`, one per prompt and seed, ``(len(prompts), 3, video_frames, SIDE, SIDE)``, values 0..1.
+
+    ``generate(pipe, prompts, seeds, **settings(kind))`` runs what ``load_diffusers(kind)`` or ``load_wan(kind)`` gave
+    as it was trained.
 
     Args:
         pipe: what `load_diffusers` or `load_wan` returned.
         prompts: in TinyWan's language, see `parse_prompt`.
         seeds: of each clip's noise, drawn on the CPU.
-        steps: of the scheduler (UniPC, shift 12).
-        guidance: scales of the low-noise and of the high-noise expert; 1 makes no unconditional pass.
+        steps: of the scheduler, UniPC.
+        guidance: scales of the low-noise and of the high-noise expert; 1 makes no unconditional pass on diffusers.
+        shift: of the schedule; without one, 12, or what the scheduler of a diffusers pipeline has.
+        images: for image-to-video, each clip's first frame (PIL, SIDE x SIDE); see `first_frame`.
         video_frames: 4n+1; 81 in training.
 
     Raises:
-        OptionError: a prompt outside the language, or unusable numbers.
+        OptionError: a prompt outside the language, images for text-to-video or none for image-to-video, or unusable
+            numbers.
     """
     if isinstance(prompts, str) or not 0 < len(prompts) == len(seeds) or any(seed < 0 for seed in seeds):
         raise OptionError(
@@ -49,31 +75,73 @@ def generate(
         )
     for prompt in prompts:
         parse_prompt(prompt)
+    call = pipe.generate if hasattr(pipe, "generate") else type(pipe).__call__
+    wants = not {"img", "image"}.isdisjoint(inspect.signature(call).parameters)
+    if wants != (images is not None) or (images is not None and len(images) != len(prompts)):
+        raise OptionError(
+            f"{type(pipe).__name__} with {'no' if images is None else len(images)} images and {len(prompts)} prompts; "
+            f"needed: {'one image for each prompt' if wants else 'no images, it is text-to-video'}."
+        )
     if hasattr(pipe, "generate"):
-        clips = [
-            pipe.generate(
-                prompt,
-                size=(SIDE, SIDE),
-                frame_num=video_frames,
-                shift=SHIFT,
-                sampling_steps=steps,
-                guide_scale=guidance,
-                seed=seed,
-                offload_model=False,
-            )
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
-        return (torch.stack(clips) + 1) / 2
-    video: Tensor = pipe(
-        list(prompts),
-        height=SIDE,
-        width=SIDE,
-        num_frames=video_frames,
-        num_inference_steps=steps,
-        guidance_scale=guidance[1],
-        guidance_scale_2=guidance[0],
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        max_sequence_length=TEXT_LEN,
-        output_type="pt",
-    ).frames
-    return video.transpose(1, 2)
+        return _of_wan(pipe, prompts, seeds, images, steps, guidance, shift or SHIFT, video_frames)
+    return _of_diffusers(pipe, prompts, seeds, images, steps, guidance, shift, video_frames)
+
+
+def _of_wan(
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    images: Sequence[Any] | None,
+    steps: int,
+    guidance: tuple[float, float],
+    shift: float,
+    video_frames: int,
+) -> Tensor:
+    clips = []
+    for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+        size = {"size": (SIDE, SIDE)} if images is None else {"img": images[number], "max_area": SIDE * SIDE}
+        clip = pipe.generate(
+            prompt,
+            **size,
+            frame_num=video_frames,
+            shift=shift,
+            sampling_steps=steps,
+            guide_scale=guidance,
+            seed=seed,
+            offload_model=False,
+        )
+        clips.append(clip)
+    return (torch.stack(clips) + 1) / 2
+
+
+def _of_diffusers(
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    images: Sequence[Any] | None,
+    steps: int,
+    guidance: tuple[float, float],
+    shift: float | None,
+    video_frames: int,
+) -> Tensor:
+    if shift is not None and pipe.scheduler.config.flow_shift != shift:
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, flow_shift=shift)
+    # The pipeline takes one image a call.
+    groups = [slice(0, len(prompts))] if images is None else [slice(n, n + 1) for n in range(len(prompts))]
+    clips = []
+    for group in groups:
+        clip = pipe(
+            prompt=list(prompts[group]),
+            height=SIDE,
+            width=SIDE,
+            num_frames=video_frames,
+            num_inference_steps=steps,
+            guidance_scale=guidance[1],
+            guidance_scale_2=guidance[0],
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds[group]],
+            max_sequence_length=TEXT_LEN,
+            output_type="pt",
+            **({} if images is None else {"image": images[group][0]}),
+        ).frames
+        clips.append(clip.transpose(1, 2))
+    return torch.cat(clips)

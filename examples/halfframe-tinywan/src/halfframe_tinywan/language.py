@@ -42,7 +42,7 @@ COLOURS: dict[str, Rgb] = {
 
 SHAPES = ("ball", "square", "diamond")
 
-SIZES = {"small": 8.0, "big": 13.0}
+SIZES = {"small": 10.0, "big": 16.0}
 """Half the width of a thing, pixels."""
 
 GROUNDS: dict[str, tuple[Rgb, Rgb]] = {
