@@ -139,6 +139,16 @@ def test_real_clips_of_other_prompts_are_wrong() -> None:
     assert share([one.valid for one in found]) >= 0.9, told(found)  # valid is about what the prompt leaves open
 
 
+def test_a_thing_that_vanishes_is_not_found() -> None:
+    """Its pixels have the ground's dark tone in the last third."""
+    number = next(n for n, scene in enumerate(SCENES) if len(scene.things) == 1)
+    clip, late = real()[number].clone(), 2 * FRAMES // 3
+    dark = torch.tensor(GROUNDS[SCENES[number].ground][0])
+    clip[:, late:] = dark[:, None, None, None]
+    assert measure(real()[number], SCENES[number])[0].found
+    assert not measure(clip, SCENES[number])[0].found
+
+
 @pytest.mark.parametrize("name", SPOILT)
 def test_spoilt_clips_are_not_valid(name: str) -> None:
     found = truths(name)

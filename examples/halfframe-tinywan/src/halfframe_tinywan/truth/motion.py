@@ -97,8 +97,11 @@ def correlation(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
     return torch.where(total > 0.02 * first[0].numel(), product / norms, torch.zeros_like(total)).clamp(-1, 1)
 
 
-def find_motion(light: Tensor, seen: Tensor) -> Motion:
-    """Of the grounds in ``light`` ``(B, F, h, w)``, where ``seen`` is 1."""
+def find_motion(light: Tensor, seen: Tensor, apart: int) -> Motion:
+    """Of the grounds in ``light`` ``(B, F, h, w)``, where ``seen`` is 1.
+
+    `Motion.same` compares frames that are half a clip apart, `apart` at most.
+    """
     count, frames = light.shape[:2]
 
     def pairs(lag: int, times: Tensor, start: Tensor | None, turns: int) -> Tensor:
@@ -119,7 +122,7 @@ def find_motion(light: Tensor, seen: Tensor) -> Motion:
     velocity = (places * centred[:, None]).sum(dim=1) / centred.square().sum()
     off = places - places.mean(dim=1, keepdim=True) - velocity[:, None] * centred[:, None]
 
-    half = max(1, frames // 2 // lag)  # in strides
+    half = max(1, min(apart, frames // 2) // lag)  # in strides
     starts = torch.arange(0, len(times) - half, device=light.device)
     first, second = (times[n].long().clamp(max=frames - 1) for n in (starts, starts + half))
     shift = (places[:, starts + half] - places[:, starts]).flatten(0, 1)

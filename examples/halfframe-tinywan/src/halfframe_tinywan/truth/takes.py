@@ -32,6 +32,8 @@ LIMITS: dict[str, tuple[float, float]] = {
 }
 """Least and greatest valid value of each measure, set on real clips, sharp and as soft as a VAE makes them."""
 
+_APART = int(0.6 * SIDE / DRIFT[1])  # frames in which the ground moves by no more than so much of the window
+
 
 @dataclass(frozen=True, slots=True)
 class Truth:
@@ -46,7 +48,8 @@ class Truth:
         path_error: root mean square distance of the ground's path from that of constant velocity, pixels.
         jerk: root mean square change of the ground's velocity from frame to frame, pixels per video frame.
         duplicates: share of the frames at which the ground stays where it was, 0..1.
-        same_scene: correlation of the ground with itself half a clip later, -1..1.
+        same_scene: correlation of the ground with itself half a clip later (at most as late as the greatest valid
+            speed leaves enough of it in sight), -1..1.
         tile_error: root mean square difference of the ground's lightness (0 dark tone, 1 light tone) from the nearest
             ground of the world's tiles.
         sharpness: of the ground's edges, 1 as drawn.
@@ -124,7 +127,7 @@ def _measured(clips: Tensor, scenes: Sequence[Scene]) -> list[Truth]:
     palette = find_palette(small)
     small_light, small_tints = palette.project(small)
     small_seen = palette.ground(small_tints)
-    motion = find_motion(small_light, small_seen)
+    motion = find_motion(small_light, small_seen, _APART)
 
     times = torch.linspace(0, frames - 1, 9, device=clips.device).round().long()
     light, tints = palette.project(clips[:, :, times])

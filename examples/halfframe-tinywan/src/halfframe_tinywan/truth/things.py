@@ -33,7 +33,7 @@ class Sighting:
 
     Attributes:
         thing: what the prompt said.
-        found: whether something of its colour is there in at least half of the frames.
+        found: whether something of its colour is there: in 8 of 9 frames if nothing can hide it, else in half of them.
         shape: the nearest; None if not found.
         size: the nearest; None if not found.
         form_error: what differs from that shape and size, as a share of its area; nan if not found.
@@ -72,14 +72,17 @@ def sight(covers: Tensor, scenes: Sequence[Scene], times: Tensor) -> list[tuple[
     found: list[list[Sighting]] = [[] for _ in scenes]
     rows = zip(owners, errors.cpu(), centres.cpu(), visible.cpu(), areas.cpu(), strict=True)
     for (clip, thing), error, centre, part, area in rows:
-        found[clip].append(_sighting(thing, error, centre, part, area, times.cpu().float()))
+        unhidden = not found[clip]  # the first thing is in front
+        found[clip].append(_sighting(thing, unhidden, error, centre, part, area, times.cpu().float()))
     return [tuple(sightings) for sightings in found]
 
 
-def _sighting(thing: Thing, errors: Tensor, centres: Tensor, visible: Tensor, areas: Tensor, times: Tensor) -> Sighting:
+def _sighting(
+    thing: Thing, unhidden: bool, errors: Tensor, centres: Tensor, visible: Tensor, areas: Tensor, times: Tensor
+) -> Sighting:
     """From one thing's ``errors`` and ``visible`` ``(K, forms)``, ``centres`` ``(K, forms, 2)``, ``areas`` ``(K,)``."""
     there = areas >= _LEAST
-    if there.float().mean() < 0.5:
+    if there.float().mean() < (0.8 if unhidden else 0.5):
         return Sighting(thing, False, None, None, math.nan, math.nan, math.nan)
     best = int(errors[there].sum(dim=0).argmin())
     shape, size = _FORMS[best]
