@@ -179,7 +179,7 @@ def test_short_clips_are_measured(frames: int) -> None:
 
 
 def test_an_empty_clip_is_neither_right_nor_valid() -> None:
-    for level in (0.0, 0.5, 1.0):
+    for level in (0.0, 0.5, 1.0, math.nan):
         (found,) = measure_all(torch.full((1, 3, 9, SIDE, SIDE), level), SCENES[:1])
         assert not found.right
         assert not found.valid

@@ -83,13 +83,14 @@ class Truth:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Names of the measures outside `LIMITS`."""
-        values = {name: getattr(self, name) for name in LIMITS}
-        return tuple(
-            name
-            for name, (least, most) in LIMITS.items()
-            if not (math.isnan(values[name]) or least <= values[name] <= most)
-        )
+        """Names of the measures outside `LIMITS`; what no thing was seen well enough for is not among them."""
+        found = []
+        for name, (least, most) in LIMITS.items():
+            value = getattr(self, name)
+            unknown = math.isnan(value) and name in ("steady", "thing_path_error")
+            if not (unknown or least <= value <= most):
+                found.append(name)
+        return tuple(found)
 
     @property
     def valid(self) -> bool:
