@@ -1,0 +1,81 @@
+"""What training is built on: its faster expert and VAE are diffusers' own, and its targets lead the host's scheduler."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from halfframe_tinywan.models import LORA_SHIFT, LORA_STEPS, build_expert, build_vae
+
+pytest.importorskip("diffusers")
+
+
+@pytest.fixture(autouse=True)
+def training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "training"))
+    yield
+    for name in ("fast", "common", "trajectories", "lora"):
+        sys.modules.pop(name, None)
+
+
+@torch.no_grad()
+def test_encoding_and_decoding_whole_clips_is_what_diffusers_does_in_pieces() -> None:
+    from fast import decode, encode
+
+    torch.manual_seed(0)
+    vae, video = build_vae().eval(), torch.rand(1, 3, 9, 32, 32) * 2 - 1
+    latents = vae.encode(video).latent_dist.mode()
+    torch.testing.assert_close(encode(vae, video), latents, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(decode(vae, latents).clamp(-1, 1), vae.decode(latents).sample, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [16, 36])
+def test_velocity_is_the_experts(channels: int) -> None:
+    from fast import rotary, velocity
+
+    torch.manual_seed(0)
+    model: Any = build_expert(channels).eval()
+    x, timestep, text = torch.randn(2, channels, 3, 4, 4), torch.tensor([500.0, 900.0]), torch.randn(2, 16, 64)
+    expected = model(x, timestep, text).sample
+    seen = velocity(model, dict(model.named_parameters()), x, timestep, text, rotary(model, x))
+    assert (seen - expected).norm() < 0.01 * expected.norm()  # its matrix products are in bfloat16
+
+
+def test_targets_lead_the_hosts_scheduler_through_the_teachers_latents() -> None:
+    from common import host_scheduler
+    from trajectories import student_targets
+
+    torch.manual_seed(0)
+    states = [torch.randn(2, 3, 2, 2, 2) for _ in range(LORA_STEPS + 1)]
+    scheduler, x = host_scheduler(LORA_STEPS, LORA_SHIFT, "cpu"), states[0]
+    for number, (timestep, target) in enumerate(zip(scheduler.timesteps, student_targets(states), strict=True)):
+        x = scheduler.step(target, timestep, x, return_dict=False)[0]
+        torch.testing.assert_close(x, states[number + 1], atol=1e-4, rtol=1e-4)
+
+
+def test_the_teachers_schedule_holds_the_students_levels() -> None:
+    from trajectories import joint_schedule
+
+    scheduler, marks = joint_schedule("cpu")
+    levels = scheduler.sigmas[marks]
+    torch.testing.assert_close(levels, torch.tensor([1.0, 0.9375, 0.8333, 0.625]), atol=2e-3, rtol=0)
+    assert (scheduler.sigmas.diff() < 0).all()
+
+
+def test_a_merged_lora_is_the_sum() -> None:
+    from lora import merged, new_lora
+
+    torch.manual_seed(0)
+    base = {"blocks.0.attn1.to_q.weight": torch.randn(4, 6), "proj_out.weight": torch.randn(4, 4)}
+    lora = new_lora(base, "cpu")
+    assert set(lora) == {"blocks.0.attn1.to_q.lora_A.weight", "blocks.0.attn1.to_q.lora_B.weight"}
+    torch.testing.assert_close(merged(base, lora)["blocks.0.attn1.to_q.weight"], base["blocks.0.attn1.to_q.weight"])
+    first, second = lora.values()
+    torch.nn.init.normal_(second)
+    expected = base["blocks.0.attn1.to_q.weight"] + second @ first
+    torch.testing.assert_close(merged(base, lora)["blocks.0.attn1.to_q.weight"], expected)
