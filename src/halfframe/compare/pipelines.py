@@ -34,7 +34,7 @@ class Loaded:
     random_weights: bool
 
 
-def load(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Loaded:
+def load(arguments: argparse.Namespace, progress: Callable[[str], None]) -> Loaded:
     """The pipeline that the command line asks for.
 
     Raises:
@@ -42,7 +42,7 @@ def load(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Loaded:
         HalfframeError: a package or the weights are missing, or they cannot be loaded.
     """
     if arguments.tiny:
-        tell("building a tiny pipeline; its weights are random: it shows plumbing and formats, nothing of quality")
+        progress("building a tiny pipeline; its weights are random: it shows plumbing and formats, nothing of quality")
         return _tiny(arguments)
     if arguments.task != _TASK:
         raise OptionError(f"--task {arguments.task} cannot be compared here; needed: {_TASK}. See halfframe.compare.")
@@ -51,7 +51,7 @@ def load(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Loaded:
     is_path = source.startswith((".", "/", "~")) or arguments.ckpt_dir
     if is_path and not Path(source).expanduser().is_dir():
         raise OptionError(f"{source} is not there; give a folder of weights, or with --diffusers an id.")
-    tell(f"loading {source}")
+    progress(f"loading {source}")
     loader = _diffusers if arguments.diffusers else _official
     try:
         return loader(arguments, size)
