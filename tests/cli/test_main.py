@@ -226,7 +226,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["plan", "--frame_num", "0"], "video_frames is 0; a clip has at least 1 frame"),
         (["plan", "--sample_steps", "0"], "sampling_steps must be an integer >= 1, got 0"),
         (["plan", "--strategy", "nope"], "no strategy is called 'nope'"),
-        (["plan", "--strategy", "merge:plugins=3"], "plugins in 'merge:plugins=3' is no strategy's option"),
+        (["plan", "--strategy", "merge:plugins=3"], "plugins in 'merge:plugins=3' is not an option of a strategy"),
         (["plan", "--strategy", "nowhere.json"], "recipe nowhere.json cannot be read: No such file"),
         (["plan", "--cfg_truncate_steps", "-1"], "Guidance: skip_last must be an integer >= 0, got -1"),
         (["plan", "--cfg_every", "0"], "Guidance: every must be an integer >= 1, got 0"),

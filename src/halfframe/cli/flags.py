@@ -19,7 +19,7 @@ flags (all other arguments are the script's own):
   --strategy NAME[:OPTIONS]               any installed strategy, interleave:stride=3,full_start=1, or recipe.json
   --cfg_truncate_steps N                  skip the unconditional pass on the last N steps
   --cfg_truncate_high_noise_steps M       and on the last M high-noise steps
-  --cfg_every N                           of the other steps, compute it on every N-th of each expert
+  --cfg_every N                           on the other steps, compute it on every N-th of each expert
   --prefetch                              bring the low-noise expert in early, copy none back to the host
 
 examples:
@@ -73,7 +73,7 @@ def _refuse_misspelt(rest: Sequence[str], own: Sequence[str]) -> None:
         name = flag.removeprefix("--").replace("-", "_")
         ours = name.startswith(("half_frame", "enable_half_frame", "cfg_truncate"))
         if flag.startswith("--") and (ours or difflib.get_close_matches(name, names, 1, 0.9)):
-            raise OptionError(f"{flag} is no flag of halfframe's: {', '.join(own)}.{did_you_mean(flag, own)}")
+            raise OptionError(f"{flag} is unknown; halfframe's flags are {', '.join(own)}.{did_you_mean(flag, own)}")
 
 
 def _strategy(flags: argparse.Namespace) -> str | None:

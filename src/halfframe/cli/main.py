@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module = _module(name)
         if name == "run" and rest[:1] not in ([], ["-h"], ["--help"]):
-            return int(module.run(rest))  # the script's own arguments are none of argparse's business
+            return int(module.run(rest))  # argparse must not see the script's own arguments
         return int(module.main(_with_arguments(name, module).parse_args(rest)))
     except HalfframeError as error:
         print(f"halfframe {name}: error: {error}", file=sys.stderr)

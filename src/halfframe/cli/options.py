@@ -29,7 +29,7 @@ def add_guidance(parser: argparse._ActionsContainer) -> None:
     for flag, default, text in (
         ("--cfg_truncate_steps", 0, "skip the unconditional pass on the last N steps"),
         ("--cfg_truncate_high_noise_steps", 0, "skip it on the last N steps of the high-noise expert"),
-        ("--cfg_every", 1, "of the other steps, compute it on every N-th of each expert"),
+        ("--cfg_every", 1, "on the other steps, compute it on every N-th of each expert"),
     ):
         parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{text} (default: %(default)s)")
 

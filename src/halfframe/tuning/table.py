@@ -107,7 +107,7 @@ class Bench:
         return MoveTable(errors, {}, high, base)
 
     def high(self, steps: int) -> int:
-        """How many of so many steps are the high-noise expert's."""
+        """How many of `steps` steps are the high-noise expert's."""
 
         def count() -> int:
             return sum(step.expert == "high" for step in self.plain(0, steps)[1].steps.values())

@@ -49,22 +49,22 @@ def tune(
 ) -> Tuning:
     """Measure on your own weights what each step can do without, and make recipes of it.
 
-    For guided models, for distilled ones and for image-to-video alike, on the official pipelines and diffusers'. See
-    `tune_cases` for what is measured.
+    Works for guided and distilled models and for image-to-video, on the official pipelines and diffusers'. `tune_cases`
+    says what is measured.
 
     Args:
         pipe: a pipeline that `halfframe.enabled` serves, LoRAs loaded.
-        prompts: of the clips of the search; each is made with each seed.
-        seeds: of their noise.
-        steps: of the schedule that the recipes stand in for.
-        check_prompts: of clips that judge the recipes, unseen by the search.
+        prompts: make the clips of the search, each with each seed.
+        seeds: of the noise.
+        steps: of the schedule that the recipes replace.
+        check_prompts: make the clips that judge the recipes; the search does not see them.
         check_seeds: of their noise.
         budgets: shares of the full cost, 0..1, one recipe for each.
         moves: what is tried at each step, see `MOVES`.
         schedules: numbers of steps that recipes may have; by default `steps`, three quarters and half of it.
         runs: recipes measured for each budget.
         output: folder for the log, the recipes and the table; the same call goes on from the log.
-        progress: is told, a line at a time, what goes on; by default the log is.
+        progress: called with one line of text at a time; by default the lines are logged.
         **arguments: of ``pipe.generate`` or of the pipeline's call, such as `size`, `frame_num`, `num_frames`, `image`.
 
     Raises:
@@ -122,17 +122,17 @@ def tune_cases(
 
     Args:
         pipe: a pipeline that `halfframe.enabled` serves.
-        call: ``(case, steps)`` calls it for clip `case` with so many steps; the same case must give the same clip.
+        call: ``(case, steps)`` runs it for clip `case` with that many steps. The same case must give the same clip.
         cases: clips of the search are ``0 .. cases - 1``.
-        steps: of the schedule that the recipes stand in for.
+        steps: of the schedule that the recipes replace.
         budgets: shares of the full cost, 0..1, one recipe for each.
         moves: what is tried, see `MOVES`; a move with ``+`` is taken as it is.
         schedules: numbers of steps that recipes may have; by default `steps`, three quarters and half of it.
         runs: recipes measured for each budget.
         check: clips ``cases .. cases + check - 1`` are for the check.
         output: folder for the log, the recipes and the table; a call with the same settings goes on from the log.
-        settings: more that a log must agree on, such as prompts and seeds.
-        progress: is told, a line at a time, what goes on.
+        settings: further settings that a log must match, such as prompts and seeds.
+        progress: called with one line of text at a time.
 
     Raises:
         OptionError: unusable numbers or moves, or a log of other settings.
@@ -187,7 +187,7 @@ def _tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
     for move in ("full", *moves):
         plain = "+" not in move and move != "reuse"
         tried += [move, *((f"{move}+cond", f"{move}+delta") if plain and guided else ())]
-    Recipe(("full", *tried))  # refuses a move that is none
+    Recipe(("full", *tried))  # refuses unknown moves
     return tuple(dict.fromkeys(tried))
 
 
