@@ -336,6 +336,16 @@ def test_version_and_help_import_no_torch() -> None:
     assert f"halfframe {halfframe.__version__}" in finished.stdout
 
 
+def test_output_that_is_not_read_to_its_end() -> None:
+    command = [sys.executable, "-m", "halfframe", "strategies"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
 def test_a_demo_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert main(["demo"]) == 1

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from halfframe.cli.options import add_guidance, add_pipeline, add_strategy, guidance_from
+from halfframe.cli.options import add_guidance, add_pipeline, add_strategy, guidance_from, require_one_source
 from halfframe.errors import HalfframeError, OptionError
 from halfframe.plugins import DEFAULT_STRATEGY
 
@@ -92,15 +92,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _compared(arguments: argparse.Namespace) -> Comparison:
     from halfframe.compare import compare, compare_files, pipelines
 
-    modes = {
-        "VIDEO files": bool(arguments.videos),
-        "--tiny": arguments.tiny,
-        "--diffusers": arguments.diffusers is not None,
-        "--ckpt_dir": arguments.ckpt_dir is not None,
-    }
-    given = [name for name, is_given in modes.items() if is_given]
-    if len(given) != 1:
-        raise OptionError(f"{' and '.join(given) or 'nothing'} given; needed: one of {', '.join(modes)}. See --help.")
+    require_one_source(arguments, VIDEO_files=arguments.videos)
     facts = {"command": shlex.join(["halfframe", *sys.argv[1:]])}
     if arguments.videos:
         return compare_files(arguments.videos, output=arguments.output, progress=_say, facts=facts)

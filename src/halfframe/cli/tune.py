@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from halfframe.cli.options import add_pipeline
+from halfframe.cli.options import add_pipeline, require_one_source
 
 __all__ = ["add_arguments", "main"]
 
@@ -61,6 +61,7 @@ def main(arguments: argparse.Namespace) -> int:
     from halfframe.tuning import BUDGETS, MOVES, tune_cases
     from halfframe.tuning.frontier import table
 
+    require_one_source(arguments)
     loaded = pipelines.load(arguments, _say)
     prompts, seeds = arguments.prompt or [pipelines.PROMPT], arguments.seed or [0]
     search, judges = (
