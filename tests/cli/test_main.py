@@ -226,16 +226,16 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["plan", "--frame_num", "0"], "video_frames is 0; a clip has at least 1 frame"),
         (["plan", "--sample_steps", "0"], "sampling_steps must be an integer >= 1, got 0"),
         (["plan", "--strategy", "nope"], "no strategy is called 'nope'"),
-        (["plan", "--strategy", "merge:plugins=3"], "plugins in 'merge:plugins=3' is no strategy's option"),
+        (["plan", "--strategy", "merge:plugins=3"], "plugins in 'merge:plugins=3' is not an option of a strategy"),
         (["plan", "--strategy", "nowhere.json"], "recipe nowhere.json cannot be read: No such file"),
         (["plan", "--cfg_truncate_steps", "-1"], "Guidance: skip_last must be an integer >= 0, got -1"),
         (["plan", "--cfg_every", "0"], "Guidance: every must be an integer >= 1, got 0"),
         (["plan", "--boundary", "2"], "boundary must be in 0..1, got 2.0"),
         (["plan", "--sample_shift", "-1"], "shift must be a positive number, got -1.0"),
-        (["demo", "--threads", "0"], "--threads 0 cannot work; give 1 or more"),
+        (["demo", "--threads", "0"], "--threads must be 1 or more, got 0"),
         (["demo", "--seed", "-1"], "seeds [-1]; needed: integers from 0 to 2**63 - 1"),
-        (["run", __file__, "--half_frame_strategy", "nope"], "no strategy is called 'nope'"),
-        (["run", __file__, "--half_frame_strategy", "nowhere.json"], "recipe nowhere.json cannot be read"),
+        (["run", __file__, "--strategy", "nope"], "no strategy is called 'nope'"),
+        (["run", __file__, "--strategy", "nowhere.json"], "recipe nowhere.json cannot be read"),
         (["run", __file__, "--cfg_truncate_steps", "-2"], "Guidance: skip_last must be an integer >= 0, got -2"),
         (["run", __file__, "--cfg_every", "0"], "Guidance: every must be an integer >= 1, got 0"),
         (["run", "nowhere.py", "--enable_half_frame_generation"], "nowhere.py is not there"),
@@ -264,9 +264,9 @@ def test_errors_are_one_line_and_exit_code_1(
         (["plan", "--strategy", "Merge"], "'merge'"),
         (["plan", "--strategy", "self_duplicate"], "'self-duplicate'"),
         (["plan", "--strategy", "merge:strides=3"], "'stride'"),
-        ([__file__, "--half_frame_strategy", "interleav"], "'interleave'"),
-        ([__file__, "--half_frame_strateg", "merge"], "'--half_frame_strategy'"),
-        ([__file__, "--half-frame-strategy=merge"], "'--half_frame_strategy'"),
+        ([__file__, "--strategy", "interleav"], "'interleave'"),
+        ([__file__, "--strateg", "merge"], "'--strategy'"),
+        ([__file__, "--stratgy=merge"], "'--strategy'"),
         ([__file__, "--cfg_truncate_stebs", "3"], "'--cfg_truncate_steps'"),
         ([__file__, "--enable_improved_frame_completio"], "'--enable_improved_frame_completion'"),
     ],
@@ -326,7 +326,7 @@ def test_version_and_help_import_no_torch() -> None:
     code = (
         "import sys\nfrom halfframe.cli import main\n"
         "for line in (['--version'], ['--help'], ['plan', '--help'], ['run', '--help'], ['strategies', '-h'],"
-        " ['doctor', '-h'], ['plam']):\n"
+        " ['doctor', '-h'], ['compare', '--help'], ['tune', '--help'], ['plam']):\n"
         "    try: main(line)\n"
         "    except SystemExit: pass\n"
         "    assert 'torch' not in sys.modules, line\n"
@@ -334,6 +334,16 @@ def test_version_and_help_import_no_torch() -> None:
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert finished.returncode == 0, finished.stderr
     assert f"halfframe {halfframe.__version__}" in finished.stdout
+
+
+def test_output_that_is_not_read_to_its_end() -> None:
+    command = [sys.executable, "-m", "halfframe", "strategies"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
 
 
 def test_a_demo_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -377,29 +387,29 @@ def test_flags_of_the_source() -> None:
     assert split_flags([half, *own])[0]["strategy"] == "self-duplicate"
     assert split_flags([*own, half, improved])[0]["strategy"] == "previous-odd"
     assert split_flags([*own, improved])[0]["strategy"] == "previous-odd"
-    options, rest = split_flags(["--", *own, "--half_frame_strategy", "mine", "--cfg_truncate_steps", "5"])
+    options, rest = split_flags(["--", *own, "--strategy", "mine", "--cfg_truncate_steps", "5"])
     assert options == {"strategy": "mine", "guidance": halfframe.Guidance(skip_last=5), "prefetch": False}
     assert rest == own
     options, rest = split_flags([*own, "--cfg_truncate_high_noise_steps", "3", "--cfg_every", "2"])
     assert (options["strategy"], rest) == (None, own)
     assert options["guidance"] == halfframe.Guidance(skip_last_high=3, every=2)
     assert configure(**options).guidance == options["guidance"]
-    options, _ = split_flags([*own, "--half_frame_strategy", "interleave:stride=3,until=end"])
+    options, _ = split_flags([*own, "--strategy", "interleave:stride=3,until=end"])
     strategy = configure(**options).strategy
     assert isinstance(strategy, halfframe.Interleave)
     assert (strategy.stride, strategy.until) == (3, "end")
-    options, _ = split_flags([*own, "--half_frame_strategy", "recipe.json"])
+    options, _ = split_flags([*own, "--strategy", "recipe.json"])
     assert options["strategy"] == "recipe.json"
     for flags in (["none", half], ["none:stride=3"], ["none", improved]):
         with pytest.raises(OptionError, match="computes every frame: it goes with no option and no other"):
-            split_flags(["--cfg_truncate_steps", "2", "--half_frame_strategy", *flags])
-    options, rest = split_flags([*own, "--half_frame_prefetch"])
+            split_flags(["--cfg_truncate_steps", "2", "--strategy", *flags])
+    options, rest = split_flags([*own, "--prefetch"])
     assert (options["strategy"], options["prefetch"], rest) == (None, True, own)
     assert configure(**options).prefetch
     with pytest.raises(OptionError, match=r"--task ti2v-5B has no .* and no expert prefetched"):
-        split_flags(["--task", "ti2v-5B", "--half_frame_prefetch"])
-    with pytest.raises(OptionError, match="is the strategy previous-odd, but --half_frame_strategy mine was given"):
-        split_flags([improved, "--half_frame_strategy", "mine"])
+        split_flags(["--task", "ti2v-5B", "--prefetch"])
+    with pytest.raises(OptionError, match="is the strategy previous-odd, but --strategy mine was given"):
+        split_flags([improved, "--strategy", "mine"])
     with pytest.raises(OptionError, match="--task s2v-14B has no expert switch"):
         split_flags([half, "--task=s2v-14B"])
     assert split_flags(["--task", "ti2v-5B", "--cfg_truncate_steps", "2"])[0]["strategy"] is None

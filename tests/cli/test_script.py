@@ -170,7 +170,7 @@ def test_a_recipe_on_the_command_line(pipeline: Any, checkpoint: Path, tmp_path:
     recipe, saved = tmp_path / "recipe.json", tmp_path / "video.pt"
     halfframe.Recipe(("full", "merge:2", "merge:2+cond", *["full"] * 4, "full+delta")).save(recipe)
     arguments = [*COMMON, "--ckpt_dir", str(checkpoint), *SMALL, "--save_file", str(saved)]
-    finished = run("-m", "halfframe", str(SCRIPT), *arguments, "--half_frame_strategy", str(recipe))
+    finished = run("-m", "halfframe", str(SCRIPT), *arguments, "--strategy", str(recipe))
     assert finished.returncode == 0, finished.stderr
     assert "halfframe report: recipe of 8 steps on wan" in finished.stdout
     torch.testing.assert_close(torch.load(saved), expected(pipeline, str(recipe)), rtol=0, atol=1e-5)

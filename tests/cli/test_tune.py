@@ -9,6 +9,8 @@ import pytest
 
 import halfframe
 from halfframe.cli import main
+from halfframe.cli.main import command_parser
+from halfframe.tuning import BUDGETS, MOVES
 
 SMALL = ["--tiny", "--frame_num", "9", "--size", "32x32", "--sample_steps", "3"]
 
@@ -26,5 +28,15 @@ def test_recipes_are_written_and_work(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "--budget", "0.5"]) == 1
+    assert capsys.readouterr().err == (
+        "halfframe tune: error: nothing given; needed: one of --tiny, --diffusers, --ckpt_dir. See --help.\n"
+    )
     assert main(["tune", *SMALL, "--move", "megre:2", "--output", str(tmp_path)]) == 1
     assert "halfframe tune: error: move" in capsys.readouterr().err
+
+
+def test_help_names_the_defaults() -> None:  # they stand there as text, because --help imports no torch
+    helps = {action.dest: str(action.help) for action in command_parser("tune")._actions}
+    assert f"(default: {' '.join(map(str, BUDGETS))})" in helps["budget"]
+    assert f"(default: {' '.join(MOVES)})" in helps["move"]

@@ -239,7 +239,7 @@ def test_diffusers_outputs_are_taken(kind: str) -> None:
 def test_what_is_no_output_is_refused() -> None:
     with pytest.raises(HalfframeError, match="output_type 'np', 'pt' or 'pil', not 'latent'"):
         as_video(types.SimpleNamespace(frames=torch.zeros(1, 16, 5, 4, 6)))
-    with pytest.raises(HalfframeError, match="a NoneType is no video"):
+    with pytest.raises(HalfframeError, match="a NoneType is not a video"):
         as_video(None)
 
 

@@ -224,7 +224,7 @@ def test_equal_cost_is_predicted_or_measured() -> None:
         ({"variants": [Variant("baseline")]}, "several variants are called 'baseline'"),
         ({"prompts": "a cat"}, "needed: lists of one prompt"),
         ({"prompts": []}, "needed: lists of one prompt"),
-        ({"seeds": [1, 1]}, "holds one twice"),
+        ({"seeds": [1, 1]}, "has an entry twice"),
         ({"steps": 0}, "steps=0"),
         ({"equal_cost": "guessed"}, "equal_cost='guessed' is unknown"),
         ({"variants": [HALVED]}, "variant 'halved' has options for halfframe, but there is no pipeline"),

@@ -399,10 +399,10 @@ def test_strategies_on_command_lines(text: str, name: str | None, options: dict[
 
 @pytest.mark.parametrize("text", ["a:stride", "a:3=4", "a:x=1,,y=2", "a:x=1,x=2"])
 def test_what_is_no_option_on_a_command_line(text: str) -> None:
-    with pytest.raises(OptionError, match=r"is no option; write NAME:option=value,option=value"):
+    with pytest.raises(OptionError, match=r"is not an option; write NAME:option=value,option=value"):
         parse_strategy(text)
 
 
 def test_arguments_of_enabled_are_no_strategys_options() -> None:
-    with pytest.raises(OptionError, match="prefetch in 'a:prefetch=True' is no strategy's option"):
+    with pytest.raises(OptionError, match="prefetch in 'a:prefetch=True' is not an option of a strategy"):
         parse_strategy("a:prefetch=True")

@@ -201,7 +201,7 @@ def test_a_condition_is_mixed_as_the_frames_are_without_scaling() -> None:
         (((1.0, 0.0),), ((1.0,),), (0.0,), "does not fit together; needed: K rows of F weights down"),
         ((), (), (), "does not fit together"),
         (((0.5, 0.4),), ((1.0,), (1.0,)), (0.0,), "weights do not sum to 1; divide each row by its sum"),
-        (((0.5, 0.5), (1.0, 0.0)), ((1.0, 0.0), (0.0, 1.0)), (0.0, 1.0), "has no one noise level; needed: rows down"),
+        (((0.5, 0.5), (1.0, 0.0)), ((1.0, 0.0), (0.0, 1.0)), (0.0, 1.0), "mixes noise levels; needed: rows down"),
         (((1.0, 0.0),), ((1.0,), (1.0,)), (7.0,), r"unusable positions; needed: 1 increasing numbers in 0..1"),
         (((1.0, 0.0),), ((1.0,), (1.0,)), (float("nan"),), "unusable positions"),
         (((float("nan"), 1.0),), ((1.0,), (1.0,)), (0.0,), "do not sum to 1"),

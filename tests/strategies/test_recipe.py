@@ -81,7 +81,7 @@ def test_what_is_no_recipe(moves: Any, message: str) -> None:
     ("text", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", 'no recipe: needed is an object with "halfframe", "steps" and "moves"'),
+        ("[]", 'not a recipe; needed: an object with "halfframe", "steps" and "moves"'),
         (
             '{"halfframe": 2, "steps": 1, "moves": ["full"]}',
             "format version 2 is unknown to this .*, which reads 1",

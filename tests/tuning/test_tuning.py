@@ -195,7 +195,7 @@ def test_tuning_by_prompts_and_seeds(make: Any, tmp_path: Path) -> None:
         moves=("reuse",),
         runs=1,
         output=tmp_path,
-        tell=said.append,
+        progress=said.append,
         size=(32, 32),
         **frames,
         **more,

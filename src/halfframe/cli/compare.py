@@ -7,15 +7,14 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from halfframe.cli.options import add_guidance, add_pipeline, add_strategy, guidance_from
-from halfframe.compare import pipelines
-from halfframe.compare.files import compare_files
-from halfframe.compare.output import markdown
-from halfframe.compare.results import Comparison, Variant, fewer_steps
-from halfframe.compare.runner import compare
+from halfframe.cli.options import add_guidance, add_pipeline, add_strategy, guidance_from, require_one_source
 from halfframe.errors import HalfframeError, OptionError
-from halfframe.plugins.strategies import DEFAULT_STRATEGY
+from halfframe.plugins import DEFAULT_STRATEGY
+
+if TYPE_CHECKING:
+    from halfframe.compare import Comparison, Variant
 
 __all__ = ["DESCRIPTION", "add_arguments", "main"]
 
@@ -45,7 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     variants = parser.add_argument_group("what to compare with the plain pipeline")
     add_strategy(variants, repeatable=True)
     add_guidance(variants)
-    variants.add_argument("--fewer_steps", action="append", type=int, metavar="N", help="plain, N steps; repeatable")
+    variants.add_argument(
+        "--fewer_steps",
+        action="append",
+        type=int,
+        metavar="N",
+        help="also compare the plain pipeline with N steps; repeatable",
+    )
     variants.add_argument("--no-equal-cost", action="store_true", help="do not add fewer steps at equal cost by itself")
     variants.add_argument(
         "--equal-cost",
@@ -54,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what cost is equal: the experts' arithmetic, or the seconds of the first clip (default: %(default)s)",
     )
     variants.add_argument(
-        "--warm_up_steps", type=int, default=2, metavar="N", help="before timing (default: %(default)s)"
+        "--warm_up_steps", type=int, default=2, metavar="N", help="untimed steps before timing (default: %(default)s)"
     )
 
     out = parser.add_argument_group("what to write")
@@ -63,6 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run `halfframe compare`: 0 if all went well; 1 if a variant failed, or nothing could be compared."""
+    from halfframe.compare import markdown  # not at the top: --help needs no torch
+
     try:
         with warnings.catch_warnings():
             # Upstream asks for CUDA autocast in every block; without CUDA that does nothing but warn.
@@ -83,15 +90,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _compared(arguments: argparse.Namespace) -> Comparison:
-    modes = {
-        "VIDEO files": bool(arguments.videos),
-        "--tiny": arguments.tiny,
-        "--diffusers": arguments.diffusers is not None,
-        "--ckpt_dir": arguments.ckpt_dir is not None,
-    }
-    given = [name for name, is_given in modes.items() if is_given]
-    if len(given) != 1:
-        raise OptionError(f"{' and '.join(given) or 'nothing'} given; needed: one of {', '.join(modes)}. See --help.")
+    from halfframe.compare import compare, compare_files, pipelines
+
+    require_one_source(arguments, VIDEO_files=arguments.videos)
     facts = {"command": shlex.join(["halfframe", *sys.argv[1:]])}
     if arguments.videos:
         return compare_files(arguments.videos, output=arguments.output, progress=_say, facts=facts)
@@ -115,6 +116,8 @@ def _compared(arguments: argparse.Namespace) -> Comparison:
 
 
 def _variants(arguments: argparse.Namespace) -> list[Variant]:
+    from halfframe.compare import Variant, fewer_steps
+
     guidance = guidance_from(arguments)
     truncated = guidance.skip_last or guidance.skip_last_high
     parts = [f"CFG truncated {guidance.skip_last}/{guidance.skip_last_high}"] if truncated else []

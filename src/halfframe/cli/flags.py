@@ -16,11 +16,11 @@ FLAGS_HELP = """\
 flags (all other arguments are the script's own):
   --enable_half_frame_generation          half the latent frames for the high-noise expert (self-duplicate)
   --enable_improved_frame_completion      the same with previous-odd
-  --half_frame_strategy NAME[:OPTIONS]    any installed strategy, interleave:stride=3,full_start=1, or recipe.json
+  --strategy NAME[:OPTIONS]               any installed strategy, interleave:stride=3,full_start=1, or recipe.json
   --cfg_truncate_steps N                  skip the unconditional pass on the last N steps
   --cfg_truncate_high_noise_steps M       and on the last M high-noise steps
-  --cfg_every N                           of the other steps, compute it on every N-th of each expert
-  --half_frame_prefetch                   bring the low-noise expert in early, copy none back to the host
+  --cfg_every N                           on the other steps, compute it on every N-th of each expert
+  --prefetch                              bring the low-noise expert in early, copy none back to the host
 
 examples:
   halfframe run generate.py -- --task t2v-A14B --ckpt_dir DIR --enable_half_frame_generation --prompt "..."
@@ -43,52 +43,54 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     parser = argparse.ArgumentParser(prog="halfframe run", add_help=False, allow_abbrev=False)
     parser.add_argument("--enable_half_frame_generation", action="store_true")
     parser.add_argument("--enable_improved_frame_completion", action="store_true")
-    parser.add_argument("--half_frame_strategy")
-    parser.add_argument("--half_frame_prefetch", action="store_true")
+    parser.add_argument("--strategy")
+    parser.add_argument("--prefetch", action="store_true")
     add_guidance(parser)
     flags, rest = parser.parse_known_args(arguments)
     _refuse_misspelt(rest, list(parser._option_string_actions))
 
     guidance = guidance_from(flags)
     strategy = _strategy(flags)
-    if strategy is None and not guidance and not flags.half_frame_prefetch:
+    if strategy is None and not guidance and not flags.prefetch:
         raise OptionError(
             "no flag of halfframe's was given, so the script would run as it is; add --enable_half_frame_generation, "
-            "--half_frame_strategy NAME, --cfg_truncate_steps N, --cfg_every N or --half_frame_prefetch."
+            "--strategy NAME, --cfg_truncate_steps N, --cfg_every N or --prefetch."
         )
     task = _task(rest)
-    if (strategy is not None or flags.half_frame_prefetch) and task.startswith(_SINGLE_EXPERT_TASKS):
+    if (strategy is not None or flags.prefetch) and task.startswith(_SINGLE_EXPERT_TASKS):
         raise OptionError(
             f"--task {task} has no expert switch, so no frames can be skipped and no expert prefetched; use t2v-A14B "
             "or i2v-A14B, or leave out the half-frame flags."
         )
-    return {"strategy": strategy, "guidance": guidance, "prefetch": flags.half_frame_prefetch}, rest
+    return {"strategy": strategy, "guidance": guidance, "prefetch": flags.prefetch}, rest
 
 
 def _refuse_misspelt(rest: Sequence[str], own: Sequence[str]) -> None:
     """Refuse what looks like a flag of ours: the script would only do so once it has come to its own parser."""
+    names = [flag.removeprefix("--") for flag in own]
     for word in rest:
         flag = word.partition("=")[0]
-        ours = flag.startswith(("--half_frame", "--enable_half_frame", "--cfg_truncate"))
-        if flag.startswith("--") and (ours or difflib.get_close_matches(flag.replace("-", "_"), own, 1, 0.9)):
-            raise OptionError(f"{flag} is no flag of halfframe's: {', '.join(own)}.{did_you_mean(flag, own)}")
+        name = flag.removeprefix("--").replace("-", "_")
+        ours = name.startswith(("half_frame", "enable_half_frame", "cfg_truncate"))
+        if flag.startswith("--") and (ours or difflib.get_close_matches(name, names, 1, 0.9)):
+            raise OptionError(f"{flag} is unknown; halfframe's flags are {', '.join(own)}.{did_you_mean(flag, own)}")
 
 
 def _strategy(flags: argparse.Namespace) -> str | None:
     """The one strategy that the flags name, as `halfframe.enabled` takes it."""
-    named: str | None = flags.half_frame_strategy
+    named: str | None = flags.strategy
     if named is not None and named.partition(":")[0].strip() == "none":
         if ":" in named or flags.enable_half_frame_generation or flags.enable_improved_frame_completion:
             raise OptionError(
-                f"--half_frame_strategy {named} computes every frame: it goes with no option and no other half-frame "
-                "flag; leave one of them out."
+                f"--strategy {named} computes every frame: it goes with no option and no other half-frame flag; leave "
+                "one of them out."
             )
         return None
     if flags.enable_improved_frame_completion:
         if named not in (None, "previous-odd"):
             raise OptionError(
-                "--enable_improved_frame_completion is the strategy previous-odd, but --half_frame_strategy "
-                f"{named} was given as well; leave one of them out."
+                f"--enable_improved_frame_completion is the strategy previous-odd, but --strategy {named} was given "
+                "as well; leave one of them out."
             )
         return "previous-odd"
     return named or ("self-duplicate" if flags.enable_half_frame_generation else None)

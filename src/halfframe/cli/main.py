@@ -6,6 +6,7 @@ A command's module is imported when the command is given, so ``halfframe --help`
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,10 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module = _module(name)
         if name == "run" and rest[:1] not in ([], ["-h"], ["--help"]):
-            return int(module.run(rest))  # the script's own arguments are none of argparse's business
-        return int(module.main(_with_arguments(name, module).parse_args(rest)))
+            return int(module.run(rest))  # argparse must not see the script's own arguments
+        code = int(module.main(_with_arguments(name, module).parse_args(rest)))
+        sys.stdout.flush()
+        return code
     except HalfframeError as error:
         print(f"halfframe {name}: error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # what reads the output has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from halfframe.errors import OptionError
 from halfframe.plugins import DEFAULT_STRATEGY
 
 if TYPE_CHECKING:
     from halfframe.sampling.guidance import Guidance
 
-__all__ = ["add_guidance", "add_pipeline", "add_strategy", "guidance_from"]
+__all__ = ["add_guidance", "add_pipeline", "add_strategy", "guidance_from", "require_one_source"]
 
 
 def add_strategy(parser: argparse._ActionsContainer, *, repeatable: bool = False) -> None:
@@ -29,7 +30,7 @@ def add_guidance(parser: argparse._ActionsContainer) -> None:
     for flag, default, text in (
         ("--cfg_truncate_steps", 0, "skip the unconditional pass on the last N steps"),
         ("--cfg_truncate_high_noise_steps", 0, "skip it on the last N steps of the high-noise expert"),
-        ("--cfg_every", 1, "of the other steps, compute it on every N-th of each expert"),
+        ("--cfg_every", 1, "on the other steps, compute it on every N-th of each expert"),
     ):
         parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{text} (default: %(default)s)")
 
@@ -61,3 +62,16 @@ def add_pipeline(parser: argparse.ArgumentParser) -> None:
     clip.add_argument("--size", metavar="WxH", help="pixels, multiples of 16 (default: 1280x720; 64x48 with --tiny)")
     clip.add_argument("--sample_steps", type=int, metavar="N", help="steps (default: 40; 8 with --tiny)")
     clip.add_argument("--sample_shift", type=float, metavar="S", help="of the schedule (default: the pipeline's own)")
+
+
+def require_one_source(arguments: argparse.Namespace, **others: object) -> None:
+    """Raise `OptionError` unless one of `add_pipeline`'s pipelines is given, or one of `others`, name -> value."""
+    sources = {
+        **{name.replace("_", " "): bool(value) for name, value in others.items()},
+        "--tiny": arguments.tiny,
+        "--diffusers": arguments.diffusers is not None,
+        "--ckpt_dir": arguments.ckpt_dir is not None,
+    }
+    given = [name for name, is_given in sources.items() if is_given]
+    if len(given) != 1:
+        raise OptionError(f"{' and '.join(given) or 'nothing'} given; needed: one of {', '.join(sources)}. See --help.")

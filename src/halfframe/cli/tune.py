@@ -7,10 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from halfframe.cli.options import add_pipeline
-from halfframe.compare import pipelines
-from halfframe.tuning import BUDGETS, MOVES, tune_cases
-from halfframe.tuning.frontier import table
+from halfframe.cli.options import add_pipeline, require_one_source
 
 __all__ = ["add_arguments", "main"]
 
@@ -23,27 +20,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_pipeline(parser)
     search = parser.add_argument_group("the search")
-    search.add_argument("--check_prompt", action="append", metavar="TEXT", help="judges the recipes; repeatable")
+    search.add_argument(
+        "--check_prompt", action="append", metavar="TEXT", help="judges the recipes, unseen by the search; repeatable"
+    )
     search.add_argument(
         "--budget",
         action="append",
         type=float,
         metavar="SHARE",
-        help=f"of the full cost, 0..1; repeatable (default: {' '.join(map(str, BUDGETS))})",
+        help="share of the full cost, 0..1, that a recipe is made for; repeatable (default: 0.9 0.75 0.6 0.45)",
     )
     search.add_argument(
         "--move",
         action="append",
         metavar="MOVE",
-        help=f"tried at every step; repeatable (default: {' '.join(MOVES)})",
+        help="tried at every step; repeatable (default: merge:2 merge:3 merge:4 interleave:2 reuse)",
     )
-    search.add_argument("--schedule", action="append", type=int, metavar="N", help="steps of recipes; repeatable")
-    search.add_argument("--runs", type=int, default=6, help="recipes measured for each budget (default: %(default)s)")
-    search.add_argument("--output", type=Path, default=Path("tuned"), metavar="DIR", help="(default: %(default)s)")
+    search.add_argument(
+        "--schedule",
+        action="append",
+        type=int,
+        metavar="N",
+        help="number of steps that recipes may have; repeatable (default: all, three quarters and half of the steps)",
+    )
+    search.add_argument(
+        "--runs", type=int, default=6, metavar="N", help="recipes measured for each budget (default: %(default)s)"
+    )
+    search.add_argument(
+        "--output",
+        type=Path,
+        default=Path("tuned"),
+        metavar="DIR",
+        help="folder for recipes, tables and the log to go on from (default: %(default)s)",
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Run `halfframe tune`: 0 if all went well."""
+    from halfframe.compare import pipelines  # not at the top: --help needs no torch
+    from halfframe.tuning import BUDGETS, MOVES, tune_cases
+    from halfframe.tuning.frontier import table
+
+    require_one_source(arguments)
     loaded = pipelines.load(arguments, _say)
     prompts, seeds = arguments.prompt or [pipelines.PROMPT], arguments.seed or [0]
     search, judges = (
@@ -67,7 +85,7 @@ def main(arguments: argparse.Namespace) -> int:
         check=len(judges),
         output=arguments.output,
         settings={"prompts": prompts, "seeds": seeds, **facts},
-        tell=_say,
+        progress=_say,
     )
     print(table(found), end="")
     _say(f"recipes and tables are in {arguments.output}")

@@ -39,7 +39,7 @@ class Bench:
         pipe: what `halfframe.enabled` is given; may be None if no variant has options.
         comparison: is filled as results come.
         writer: writes them down.
-        tell: is told, a line at a time, what goes on.
+        progress: is told, a line at a time, what goes on.
         temporal_stride: video frames per latent frame.
     """
 
@@ -49,14 +49,14 @@ class Bench:
         pipe: Any,
         comparison: Comparison,
         writer: Writer,
-        tell: Callable[[str], None],
+        progress: Callable[[str], None],
         temporal_stride: int,
     ) -> None:
         self._generate = generate
         self._pipe = pipe
         self._comparison = comparison
         self._writer = writer
-        self._tell = tell
+        self._progress = progress
         self._temporal_stride = temporal_stride
         self._cpu_seconds: float | None = None
         self._device = torch.device(
@@ -68,7 +68,7 @@ class Bench:
         for results in self._comparison.rows:
             if results is not self._comparison.baseline and results.variant.options is None:
                 continue  # the same shapes as the baseline
-            self._tell(f"warm-up: {results.variant.name}, {steps} steps")
+            self._progress(f"warm-up: {results.variant.name}, {steps} steps")
             with contextlib.suppress(Exception), warnings.catch_warnings():
                 warnings.simplefilter("ignore", HalfframeWarning)  # so few steps may all be low-noise ones
                 self._clip(results.variant, prompt, seed, steps)
@@ -101,20 +101,20 @@ class Bench:
         if results.error:
             return
         name = results.variant.name
-        self._tell(f"{case.label}: {name}, {results.steps} steps")
+        self._progress(f"{case.label}: {name}, {results.steps} steps")
         try:
             trial, video = self._trial(results, case)
         except Exception as error:
             _logger.debug("variant %r failed", name, exc_info=True)
             results.error = describe(error)
-            self._tell(f"{case.label}: {name} FAILED: {results.error}")
+            self._progress(f"{case.label}: {name} FAILED: {results.error}")
             self._writer.tables(self._comparison)
             return
         results.trials.append(trial)
         if case.reference is None:
             case.reference = video
         case.videos[name] = to_bytes(video)
-        self._tell(f"{case.label}: {name} took {trial.seconds:.2f} s")
+        self._progress(f"{case.label}: {name} took {trial.seconds:.2f} s")
         self._writer.tables(self._comparison)
         self._writer.clip(self._comparison, case.videos[name], case.slug, name)
 

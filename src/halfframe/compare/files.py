@@ -31,7 +31,7 @@ def compare_files(
         paths: the baseline, then the variants: mp4 and the like, ``.npy``, ``.pt``; all of one length and size.
         output: folder for tables and pictures; None for none.
         temporal_stride: video frames per latent frame.
-        progress: is told, a line at a time, what goes on.
+        progress: called with one line of text at a time.
         facts: for the heading of the tables.
 
     Raises:

@@ -34,7 +34,7 @@ class Loaded:
     random_weights: bool
 
 
-def load(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Loaded:
+def load(arguments: argparse.Namespace, progress: Callable[[str], None]) -> Loaded:
     """The pipeline that the command line asks for.
 
     Raises:
@@ -42,7 +42,7 @@ def load(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Loaded:
         HalfframeError: a package or the weights are missing, or they cannot be loaded.
     """
     if arguments.tiny:
-        tell("building a tiny pipeline; its weights are random: it shows plumbing and formats, nothing of quality")
+        progress("building a tiny pipeline; its weights are random: it shows plumbing and formats, nothing of quality")
         return _tiny(arguments)
     if arguments.task != _TASK:
         raise OptionError(f"--task {arguments.task} cannot be compared here; needed: {_TASK}. See halfframe.compare.")
@@ -51,7 +51,7 @@ def load(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Loaded:
     is_path = source.startswith((".", "/", "~")) or arguments.ckpt_dir
     if is_path and not Path(source).expanduser().is_dir():
         raise OptionError(f"{source} is not there; give a folder of weights, or with --diffusers an id.")
-    tell(f"loading {source}")
+    progress(f"loading {source}")
     loader = _diffusers if arguments.diffusers else _official
     try:
         return loader(arguments, size)
@@ -84,7 +84,7 @@ def _diffusers(arguments: argparse.Namespace, size: tuple[int, int]) -> Loaded:
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(arguments.diffusers, torch_dtype=dtypes)
     if "image" in inspect.signature(type(pipe).__call__).parameters:
         raise OptionError(
-            f"{type(pipe).__name__} wants a picture, which this command has no option for; call "
+            f"{type(pipe).__name__} needs an image, and this command has no option for one; call "
             "halfframe.compare.compare with diffusers_generate(pipe, image=...)."
         )
     if arguments.sample_shift is not None:
@@ -102,7 +102,7 @@ def _diffusers(arguments: argparse.Namespace, size: tuple[int, int]) -> Loaded:
 def _official(arguments: argparse.Namespace, size: tuple[int, int]) -> Loaded:
     if not Path(arguments.ckpt_dir).is_dir():
         raise HalfframeError(
-            f"--ckpt_dir {arguments.ckpt_dir!r} is no folder; give the one with the weights of {_TASK}."
+            f"--ckpt_dir {arguments.ckpt_dir!r} is not a folder; give the one with the weights of {_TASK}."
         )
     module = import_wan("text2video")
     if not torch.cuda.is_available():
@@ -135,5 +135,5 @@ def _given(value: Any, default: Any) -> Any:
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)[xX*](\d+)", text)
     if match is None:
-        raise OptionError(f"--size {text} is no size; give WIDTHxHEIGHT in pixels, for example 832x480.")
+        raise OptionError(f"--size must be WIDTHxHEIGHT in pixels, such as 832x480, got {text!r}.")
     return int(match[1]), int(match[2])

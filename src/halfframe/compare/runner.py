@@ -59,7 +59,7 @@ def compare(
         warm_up_steps: steps of an untimed clip before the timed ones, for each variant; 0 for none.
         temporal_stride: video frames per latent frame.
         output: folder for tables, pictures and clips, written as they come; None for none.
-        progress: is told, a line at a time, what goes on; by default the log is, at level INFO.
+        progress: called with one line of text at a time; by default the lines are logged at level INFO.
         random_weights: for the heading of the tables; None if it is not known.
         facts: more for that heading.
 
@@ -116,7 +116,7 @@ def _check(
         raise OptionError(f"prompts={prompts!r}, seeds={seeds!r}; needed: lists of one prompt and one seed or more.")
     for name, kind in (("prompts", prompts), ("seeds", seeds)):
         if len(set(kind)) < len(kind):
-            raise OptionError(f"{name} {list(kind)} holds one twice; leave it out, it would give the same clips.")
+            raise OptionError(f"{name} {list(kind)} has an entry twice, which gives the same clip; leave one out.")
     check_seeds(seeds)
     if steps < 1 or warm_up_steps < 0:
         raise OptionError(f"steps={steps}, warm_up_steps={warm_up_steps}; needed: 1 or more, and 0 or more.")

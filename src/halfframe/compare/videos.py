@@ -38,8 +38,8 @@ def as_video(output: Any) -> Video:
         output = (output if output.dtype == torch.uint8 else output.float()).numpy()
     if not isinstance(output, np.ndarray):
         raise HalfframeError(
-            f"a {type(output).__name__} is no video; needed: the official pipelines' tensor (3, F, H, W) in -1..1, a "
-            "diffusers pipeline's output, or an array (F, H, W, 3) in 0..1 or of bytes. On several GPUs, only the "
+            f"a {type(output).__name__} is not a video; needed: the official pipelines' tensor (3, F, H, W) in -1..1, "
+            "a diffusers pipeline's output, or an array (F, H, W, 3) in 0..1 or of bytes. On several GPUs, only the "
             "first rank gets the video."
         )
     if output.dtype == np.uint8:
@@ -50,7 +50,7 @@ def as_video(output: Any) -> Video:
 def from_official(video: Tensor) -> Video:
     """The official pipelines' ``(3, F, H, W)`` in -1..1 -> ``(F, H, W, 3)`` in 0..1; clipped, as upstream does."""
     if video.ndim != 4 or video.shape[0] != 3:
-        raise HalfframeError(f"a tensor of shape {tuple(video.shape)} is no official video; needed: (3, F, H, W).")
+        raise HalfframeError(f"a tensor of shape {tuple(video.shape)} is not a video; needed: (3, F, H, W).")
     array = video.detach().float().cpu().permute(1, 2, 3, 0).clamp(-1, 1).add(1).div(2)
     return check_video(np.ascontiguousarray(array.numpy()))
 

@@ -191,7 +191,7 @@ class Copying:
         if self._failure or self._stopped:
             raise RuntimeError(self._failure or "the copies were stopped")
         self._lane.meet(self._copies)
-        copies, self._hosts, self._copies = self._copies, (), ()  # the thread may still have a last breath to draw
+        copies, self._hosts, self._copies = self._copies, (), ()  # the copying thread may still be ending
         return copies
 
     def stop(self) -> None:

@@ -66,7 +66,7 @@ def guidance_of(strategy: Strategy, guidance: Guidance | None) -> GuidancePlan:
     """The guidance that goes with `strategy`: a recipe, for one, brings its own.
 
     Raises:
-        OptionError: `guidance` is none, or is given beside a recipe's.
+        OptionError: `guidance` is not a `Guidance`, or is given beside a recipe, which has its own.
     """
     if guidance is not None and not isinstance(guidance, Guidance):
         raise OptionError(f"guidance must be a halfframe.Guidance, got {guidance!r}; give Guidance(skip_last=5).")

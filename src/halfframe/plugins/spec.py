@@ -28,7 +28,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
 
 
 class HookSpecs:
-    """The hooks; examples/hooks.md has one complete example for each."""
+    """The hooks; docs/hooks.md has one complete example for each."""
 
     @hookspec
     def halfframe_hosts(self) -> Sequence[HostAdapter]:  # type: ignore[empty-body]

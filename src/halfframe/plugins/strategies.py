@@ -61,7 +61,7 @@ def resolve_strategy(strategy: StrategyLike, options: Mapping[str, Any]) -> Stra
     """The strategy to use, from what a user gives: see `halfframe.enabled`.
 
     Raises:
-        StrategyError: the name is unknown or provided twice, or what it names is no strategy.
+        StrategyError: the name is unknown or provided twice, or names something else than a strategy.
         PluginError: the plugin that provides it cannot be imported.
         OptionError: the strategy does not take one of `options`, or a recipe cannot be read.
     """
@@ -87,8 +87,8 @@ def resolve_strategy(strategy: StrategyLike, options: Mapping[str, Any]) -> Stra
 def parse_strategy(text: str) -> tuple[str | None, dict[str, Any]]:
     """A strategy as text, ``NAME`` or ``NAME:option=value,option=value``: its name and options.
 
-    ``none`` is no strategy, None. Values are Python literals where they look like one (``3``, ``0.5``, ``True``), else
-    text.
+    ``none`` stands for None, all frames. Values are Python literals where they look like one (``3``, ``0.5``,
+    ``True``), else text.
 
     Raises:
         OptionError: what follows the colon is not of that form.
@@ -98,9 +98,9 @@ def parse_strategy(text: str) -> tuple[str | None, dict[str, Any]]:
     for part in rest.split(",") if rest else ():
         key, separator, value = (piece.strip() for piece in part.partition("="))
         if not separator or not key.isidentifier() or key in options:
-            raise OptionError(f"{part!r} in {text!r} is no option; write NAME:option=value,option=value.")
+            raise OptionError(f"{part!r} in {text!r} is not an option; write NAME:option=value,option=value.")
         if key in RESERVED:
-            raise OptionError(f"{key} in {text!r} is no strategy's option; give it outside the strategy, if at all.")
+            raise OptionError(f"{key} in {text!r} is not an option of a strategy; pass it to enabled instead.")
         try:
             options[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

@@ -40,8 +40,8 @@ class FrameMap:
     """F latent frames -> the K that the expert is given -> F.
 
     Attributes:
-        down: K rows of F weights; each row has sum 1, and all have one sum of squares. One-hot rows select frames.
-        up: F rows of K weights, each of sum 1.
+        down: K rows of F weights; each row sums to 1, and all have the same sum of squares. One-hot rows select frames.
+        up: F rows of K weights; each row sums to 1.
         positions: temporal positions (RoPE) of the K frames, increasing, 0..F-1; fractional between two frames.
         label: what reports call it.
 
@@ -66,7 +66,7 @@ class FrameMap:
             raise StrategyError(f"{seen} has rows whose weights do not sum to 1; divide each row by its sum.")
         squares = [math.fsum([w * w for w in row]) for row in self.down]
         if max(squares) - min(squares) > _TOLERANCE:
-            raise StrategyError(f"{seen} has no one noise level; needed: rows down of one sum of squares.")
+            raise StrategyError(f"{seen} mixes noise levels; needed: rows down with equal sums of squares.")
         increasing = all(a < b for a, b in pairwise(self.positions))
         if len(self.positions) != count or not increasing or not 0 <= self.positions[0] <= self.positions[-1] < total:
             raise StrategyError(f"{seen} has unusable positions; needed: {count} increasing numbers in 0..{total - 1}.")
@@ -84,7 +84,7 @@ class FrameMap:
         """Compute the frames at `kept`, increasing positions in ``range(num_frames)``.
 
         Raises:
-            StrategyError: `kept` are no such positions.
+            StrategyError: `kept` is not increasing, or not within the clip.
         """
         return _selection(frames.check_indices(kept, num_frames), num_frames, between, positions, label)
 

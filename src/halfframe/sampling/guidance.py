@@ -46,8 +46,8 @@ class Guidance:
     Attributes:
         skip_last: skips it on the last N steps of the schedule.
         skip_last_high: skips it on the last N steps of the high-noise expert.
-        every: of the other steps, computes it on each expert's first and every N-th after it; between them the last
-            guidance difference stands in. 1 computes it on all.
+        every: on the other steps, computes it on each expert's first step and every N-th after it, and reuses the last
+            guidance difference in between. 1 computes it on every step.
         mode: what the prediction is on the last steps: ``"conditional"``, or ``"delta"``, which reuses the last
             guidance difference of the same expert if there is one.
 

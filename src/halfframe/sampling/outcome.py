@@ -72,7 +72,7 @@ def why_nothing_saved(schedule: Schedule | None, scheduler: Scheduler | None, fa
     if schedule is None:
         return "no expert call passed through halfframe, so this is a plain run's video; the host's loop is unknown"
     if schedule.steps[0].num_frames == 1:
-        return "the clip has 1 latent frame, so there is none to skip; ask for 5 video frames or more"
+        return "the clip has 1 latent frame, which cannot be skipped; ask for 5 video frames or more"
     if not any(step.expert == "high" for step in schedule.steps):
         return facts.never_high or (
             f"no timestep of the schedule reaches the boundary {facts.boundary:g}, so the high-noise expert never ran; "

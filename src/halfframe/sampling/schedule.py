@@ -27,7 +27,7 @@ class Schedule:
         """Ask `strategy` for its moves.
 
         Raises:
-            StrategyError: it failed, or its answer is no move; the message names it and the step.
+            StrategyError: it failed, or did not return a move; the message names it and the step.
         """
         return cls(tuple(steps), tuple(planned_move(step, strategy) for step in steps))
 
@@ -56,7 +56,7 @@ def planned_move(step: Step, strategy: Strategy) -> Move:
     """What `strategy` does at `step`, checked, with the conditioning frames computed.
 
     Raises:
-        StrategyError: it failed, or its answer is no move; the message names it and the step.
+        StrategyError: it failed, or did not return a move; the message names it and the step.
     """
     where = f"strategy {strategy.name!r}, at step {step.index + 1} of {step.num_steps}"
     try:
@@ -126,9 +126,9 @@ def scheduler_steps(
     reason = _why_no_flow(scheduler)
     if reason:
         raise HalfframeError(
-            f"{type(scheduler).__name__} {reason}, so it is no flow-matching scheduler; use UniPC or DPM-Solver++ with "
-            "use_flow_sigmas=True and prediction_type='flow_prediction', FlowMatchEuler or FlowMatchHeun, as Wan's "
-            "pipelines do."
+            f"{type(scheduler).__name__} {reason}, so it is not a flow-matching scheduler; use UniPC or DPM-Solver++ "
+            "with use_flow_sigmas=True and prediction_type='flow_prediction', FlowMatchEuler or FlowMatchHeun, as "
+            "Wan's pipelines do."
         )
     timesteps = [float(t) for t in scheduler.timesteps.tolist()]  # one transfer, not one per step
     sigmas = [sigma_at(scheduler, index) for index in range(len(timesteps))]

@@ -20,11 +20,10 @@ class Merge(Interleave):
     noise; to the expert it is a frame at a lower noise level, at a time between theirs (`FrameMap`). What it shows is
     interpolated to all frames.
 
-    A mean whose noise level would be under the boundary, where the high-noise expert was never trained, is weighted
-    towards the first of its frames, so that it is at the boundary. Right before the switch that leaves the one frame,
-    as `Interleave` has it.
+    The high-noise expert was never trained below the boundary. A mean that would be there is weighted towards the first
+    of its frames until it is at the boundary. Right before the switch only that frame is left, as in `Interleave`.
 
-    In image-to-video it is `Interleave`: no expert knows a mean of conditions.
+    In image-to-video it computes single frames, as `Interleave`: no expert was trained on means of conditions.
     """
 
     name = "merge"

@@ -113,7 +113,7 @@ class Recipe(Strategy):
         """Read a recipe from a file.
 
         Raises:
-            OptionError: the file is not there, is no JSON, or holds no recipe of this version; the message says which.
+            OptionError: the file is missing, is not JSON, or holds no recipe of this version; the message says which.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -131,10 +131,10 @@ class Recipe(Strategy):
         """A recipe from plain data, as `to_dict` gives it.
 
         Raises:
-            OptionError: it is no recipe of this version; the message says why.
+            OptionError: the data is not a recipe of this version; the message says why.
         """
         if not isinstance(data, dict) or "halfframe" not in data:
-            raise OptionError('no recipe: needed is an object with "halfframe", "steps" and "moves".')
+            raise OptionError('not a recipe; needed: an object with "halfframe", "steps" and "moves".')
         if data["halfframe"] != VERSION:
             raise OptionError(
                 f"format version {data['halfframe']!r} is unknown to this halfframe, which reads {VERSION}; update "

@@ -1,6 +1,6 @@
 """What the strategies beyond duplication share: a stride, a window of steps, and every frame keeps its own noise.
 
-The expert's velocity says what the computed frames show; what the others show is made up from that, and turned back
+The expert's velocity says what the computed frames show; the others are filled in from that, and turned back
 into a velocity under each frame's own noise. So nothing happens at the expert switch.
 """
 
@@ -31,7 +31,7 @@ class Windowed(Strategy):
         positions: computed frames have their ``"true"`` temporal positions, or are ``"contiguous"`` as in the source.
 
     Raises:
-        OptionError: an option that is none of these.
+        OptionError: an option with an unusable value.
     """
 
     def __init__(

@@ -47,7 +47,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Run `halfframe demo`: 0 if all went well, 1 if a variant failed."""
     parse_prompt(arguments.prompt)
     if arguments.threads < 1:
-        raise OptionError(f"--threads {arguments.threads} cannot work; give 1 or more.")
+        raise OptionError(f"--threads must be 1 or more, got {arguments.threads}.")
     torch.set_num_threads(arguments.threads)
     pipe = load_wan() if arguments.host == "wan" else load_diffusers()
 

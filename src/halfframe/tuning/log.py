@@ -19,7 +19,7 @@ class Log:
         settings: what they were measured with; a file of other settings is refused.
 
     Raises:
-        OptionError: the file was written with other settings, or is no such file.
+        OptionError: the file was written with other settings, or is not a log.
     """
 
     def __init__(self, path: Path | None, settings: dict[str, object]) -> None:
@@ -53,7 +53,7 @@ class Log:
             written = json.loads(first)
             self._known = dict(json.loads(line) for line in lines)
         except ValueError as error:
-            raise OptionError(f"{path} is no log of a tuning: {error}; give another output folder.") from error
+            raise OptionError(f"{path} is not a log of halfframe tune: {error}; give another output folder.") from error
         wanted = json.loads(json.dumps(settings))
         other = sorted(key for key in {*written, *wanted} if written.get(key) != wanted.get(key))
         if other:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 __all__ = ["MoveTable", "best_moves", "parts_of"]
 
 _BUCKETS = 50
-"""Cost is counted in so many parts of a full step."""
+"""Into how many parts a full step is divided when costs are added up."""
 
 
 def parts_of(move: str) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ class Bench:
         cases: how many clips, or batches of clips, there are.
         steps: of the schedule that was asked for.
         log: where results are kept, and read again by a later call.
-        tell: is told what goes on.
+        progress: is told what goes on.
     """
 
     pipe: Any
@@ -44,7 +44,7 @@ class Bench:
     cases: int
     steps: int
     log: Log
-    tell: Callable[[str], None]
+    progress: Callable[[str], None]
     seconds: dict[int, list[float]] = field(default_factory=dict)
     _plain: dict[tuple[int, int], tuple[Tensor, Record]] = field(default_factory=dict)
 
@@ -102,12 +102,12 @@ class Bench:
                 self.log.get(f"{name} #{case}", partial(self.error, case, alone, index)) for case in range(self.cases)
             ]
             errors[index][part] = statistics.fmean(found)
-            self.tell(f"{steps} steps: {done} of {len(todo)} moves measured")
+            self.progress(f"{steps} steps: {done} of {len(todo)} moves measured")
         base = statistics.fmean(self.measured(["full"] * steps)) if steps != self.steps else 0.0
         return MoveTable(errors, {}, high, base)
 
     def high(self, steps: int) -> int:
-        """How many of so many steps are the high-noise expert's."""
+        """How many of `steps` steps are the high-noise expert's."""
 
         def count() -> int:
             return sum(step.expert == "high" for step in self.plain(0, steps)[1].steps.values())

@@ -44,27 +44,27 @@ def tune(
     schedules: Sequence[int] | None = None,
     runs: int = 6,
     output: str | Path | None = None,
-    tell: Callable[[str], None] = _logger.info,
+    progress: Callable[[str], None] = _logger.info,
     **arguments: Any,
 ) -> Tuning:
     """Measure on your own weights what each step can do without, and make recipes of it.
 
-    For guided models, for distilled ones and for image-to-video alike, on the official pipelines and diffusers'. See
-    `tune_cases` for what is measured.
+    Works for guided and distilled models and for image-to-video, on the official pipelines and diffusers'. `tune_cases`
+    says what is measured.
 
     Args:
         pipe: a pipeline that `halfframe.enabled` serves, LoRAs loaded.
-        prompts: of the clips of the search; each is made with each seed.
-        seeds: of their noise.
-        steps: of the schedule that the recipes stand in for.
-        check_prompts: of clips that judge the recipes, unseen by the search.
+        prompts: make the clips of the search, each with each seed.
+        seeds: of the noise.
+        steps: of the schedule that the recipes replace.
+        check_prompts: make the clips that judge the recipes; the search does not see them.
         check_seeds: of their noise.
         budgets: shares of the full cost, 0..1, one recipe for each.
         moves: what is tried at each step, see `MOVES`.
         schedules: numbers of steps that recipes may have; by default `steps`, three quarters and half of it.
         runs: recipes measured for each budget.
         output: folder for the log, the recipes and the table; the same call goes on from the log.
-        tell: is told, a line at a time, what goes on; by default the log is.
+        progress: called with one line of text at a time; by default the lines are logged.
         **arguments: of ``pipe.generate`` or of the pipeline's call, such as `size`, `frame_num`, `num_frames`, `image`.
 
     Raises:
@@ -94,7 +94,7 @@ def tune(
         check=len(judges),
         output=output,
         settings=settings,
-        tell=tell,
+        progress=progress,
     )
 
 
@@ -111,7 +111,7 @@ def tune_cases(
     check: int = 0,
     output: str | Path | None = None,
     settings: dict[str, Any] | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Tuning:
     """`tune` for any way to call a pipeline; a case may be a batch of clips.
 
@@ -122,17 +122,17 @@ def tune_cases(
 
     Args:
         pipe: a pipeline that `halfframe.enabled` serves.
-        call: ``(case, steps)`` calls it for clip `case` with so many steps; the same case must give the same clip.
+        call: ``(case, steps)`` runs it for clip `case` with that many steps. The same case must give the same clip.
         cases: clips of the search are ``0 .. cases - 1``.
-        steps: of the schedule that the recipes stand in for.
+        steps: of the schedule that the recipes replace.
         budgets: shares of the full cost, 0..1, one recipe for each.
         moves: what is tried, see `MOVES`; a move with ``+`` is taken as it is.
         schedules: numbers of steps that recipes may have; by default `steps`, three quarters and half of it.
         runs: recipes measured for each budget.
         check: clips ``cases .. cases + check - 1`` are for the check.
         output: folder for the log, the recipes and the table; a call with the same settings goes on from the log.
-        settings: more that a log must agree on, such as prompts and seeds.
-        tell: is told, a line at a time, what goes on.
+        settings: further settings that a log must match, such as prompts and seeds.
+        progress: called with one line of text at a time.
 
     Raises:
         OptionError: unusable numbers or moves, or a log of other settings.
@@ -146,25 +146,30 @@ def tune_cases(
     folder = None if output is None else Path(output)
     kept = {"steps": steps, "moves": list(moves), "cases": cases, **(settings or {})}
     log = Log(None if folder is None else folder / "tuning.jsonl", kept)
-    bench = Bench(pipe, call, cases, steps, log, tell)
+    bench = Bench(pipe, call, cases, steps, log, progress)
     tried = _tried(moves, bench.guided())
-    _tell_beforehand(bench, lengths, tried, len(budgets) * runs, check, tell)
+    _announce(bench, lengths, tried, len(budgets) * runs, check, progress)
     errors = [bench.table(length, tried) for length in lengths]
     tables = tuple(replace(table, costs=bench.costs(tried)) for table in errors)  # by all the times that were taken
-    tell(f"{len(log)} results measured; searching")
-    chosen = tuple(_search(bench, tables, budget * steps, runs, tell) for budget in sorted(budgets, reverse=True))
+    progress(f"{len(log)} results measured; searching")
+    chosen = tuple(_search(bench, tables, budget * steps, runs, progress) for budget in sorted(budgets, reverse=True))
     peak = _peak(bench)
     judge = bench if not check else _judge(bench, pipe, call, cases, check, kept, folder)
     checked = tuple(_run(judge, found.recipe.moves, found.cost, found.predicted) for found in chosen) if check else ()
-    rivals = tuple(_rivals(judge, steps, bench.guided(), tell))
+    rivals = tuple(_rivals(judge, steps, bench.guided(), progress))
     tuning = Tuning(steps, tables, chosen, checked, rivals, peak)
     if folder is not None:
         _save(tuning, folder)
     return tuning
 
 
-def _tell_beforehand(
-    bench: Bench, lengths: Sequence[int], tried: Sequence[str], recipes: int, check: int, tell: Callable[[str], None]
+def _announce(
+    bench: Bench,
+    lengths: Sequence[int],
+    tried: Sequence[str],
+    recipes: int,
+    check: int,
+    progress: Callable[[str], None],
 ) -> None:
     """How many forward passes there will be at most, and how long they will take."""
     parts = len({part for move in tried for part in parts_of(move)}) - 1
@@ -174,7 +179,7 @@ def _tell_beforehand(
     rivals = sum(count * (3 if per_step == 2 else 1) for count in range(1, bench.steps + 1))
     passes = per_step * (bench.cases * (table + recipes * bench.steps) + judged * (rivals + recipes * bench.steps))
     each = statistics.median(seconds for counts in bench.seconds.values() for seconds in counts)
-    tell(f"up to {passes:,} forward passes, about {passes * each / 60:.0f} minutes if nothing is known yet")
+    progress(f"up to {passes:,} forward passes, about {passes * each / 60:.0f} minutes if nothing is known yet")
 
 
 def _tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
@@ -182,12 +187,12 @@ def _tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
     for move in ("full", *moves):
         plain = "+" not in move and move != "reuse"
         tried += [move, *((f"{move}+cond", f"{move}+delta") if plain and guided else ())]
-    Recipe(("full", *tried))  # refuses a move that is none
+    Recipe(("full", *tried))  # refuses unknown moves
     return tuple(dict.fromkeys(tried))
 
 
 def _search(
-    bench: Bench, tables: Sequence[MoveTable], budget: float, runs: int, tell: Callable[[str], None]
+    bench: Bench, tables: Sequence[MoveTable], budget: float, runs: int, progress: Callable[[str], None]
 ) -> Measured:
     """The best measured recipe of `runs`: the expected best, then those around the best so far."""
     waiting: dict[tuple[str, ...], tuple[float, MoveTable]] = {}
@@ -204,7 +209,7 @@ def _search(
         moves = min(waiting, key=lambda moves: waiting[moves][0])
         predicted, origin = waiting.pop(moves)
         done[moves] = found = _run(bench, moves, origin.cost(moves), predicted)
-        tell(f"budget {budget:.2f}: {' '.join(moves)}: {found.error:.3g}, expected {predicted:.3g}")
+        progress(f"budget {budget:.2f}: {' '.join(moves)}: {found.error:.3g}, expected {predicted:.3g}")
         if found is min(done.values(), key=lambda other: other.error):
             for index, move in enumerate(moves):
                 if move != "full":
@@ -225,16 +230,16 @@ def _judge(
 ) -> Bench:
     """A bench over the clips that the search did not see."""
     log = Log(None if folder is None else folder / "check.jsonl", {**kept, "check": count})
-    judge = Bench(pipe, lambda case, steps: call(first + case, steps), count, bench.steps, log, bench.tell)
+    judge = Bench(pipe, lambda case, steps: call(first + case, steps), count, bench.steps, log, bench.progress)
     judge.seconds = bench.seconds
     return judge
 
 
-def _rivals(bench: Bench, steps: int, guided: bool, tell: Callable[[str], None]) -> Sequence[Measured]:
+def _rivals(bench: Bench, steps: int, guided: bool, progress: Callable[[str], None]) -> Sequence[Measured]:
     """Fewer plain steps, and fewer steps of which the last skip the unconditional pass."""
     rivals = []
     for count in range(1, steps + 1):
-        tell(f"rivals: {count} of {steps} steps")
+        progress(f"rivals: {count} of {steps} steps")
         if count < steps:
             rivals.append(_run(bench, ["full"] * count, float(count), None, "fewer steps"))
         for skipped in (round(count * 0.25), round(count * 0.5)) if guided else ():

@@ -69,7 +69,7 @@ def patch_model(
         The clone.
 
     Raises:
-        UnsupportedPipelineError: `model` is no such model.
+        UnsupportedPipelineError: `model` is of another kind.
         OptionError: an unusable option.
         HalfframeError: from within a run, something that does not go together; the message names the node to change.
     """
