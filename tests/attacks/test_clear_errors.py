@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 import warnings
@@ -98,12 +99,65 @@ def test_predictions_that_are_nan_are_not_taken_for_a_strategys_doing() -> None:
     assert video.isnan().any()
 
 
-def test_an_embedding_that_is_never_called_is_said() -> None:
+def elsewhere(model: Any, twin: Any, how: str) -> Any:
+    """`model`, whose calls are computed by `twin`, as where another process does."""
+
+    def forward(self: Any, *args: Any, **given: Any) -> Any:
+        return twin(*args, **given)
+
+    model.forward = types.MethodType(forward, model) if how == "method" else functools.partial(forward, model)
+    return model
+
+
+@pytest.mark.parametrize("how", ["method", "function"])
+def test_an_embedding_that_is_never_called_is_said(how: str) -> None:
     pipe, _ = interrupts.small("diffusers")
-    elsewhere = interrupts.small("diffusers")[0].transformer
-    pipe.transformer.forward = lambda **given: elsewhere(**given)
+    elsewhere(pipe.transformer, interrupts.small("diffusers")[0].transformer, how)
     with halfframe.enabled(pipe), pytest.raises(halfframe.HalfframeError, match="rotary embedding was not"):
         pipe("a ball", height=16, width=16, num_frames=17, num_inference_steps=4, output_type="latent")
+
+
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+def test_a_compiled_expert_that_may_run_elsewhere_is_refused(how: str) -> None:
+    pipe, _ = interrupts.small("diffusers")
+    arguments: dict[str, Any] = {"height": 16, "width": 16, "num_frames": 17, "num_inference_steps": 4}
+    elsewhere(pipe.transformer, interrupts.small("diffusers")[0].transformer, "function")
+    if how == "in place":
+        pipe.transformer.compile(backend="eager")
+    else:
+        pipe.transformer = torch.compile(pipe.transformer, backend="eager")
+    plain = pipe("a ball", output_type="latent", **arguments).frames
+    assert plain.isfinite().all()
+    with halfframe.enabled(pipe), pytest.raises(halfframe.HalfframeError, match="compiled it does not show"):
+        pipe("a ball", output_type="latent", **arguments)
+    with halfframe.enabled(pipe, positions="contiguous") as run:
+        pipe("a ball", output_type="latent", **arguments)
+    assert run.report is not None
+
+
+@pytest.mark.parametrize("how", ["method", "function", "compiled"])
+def test_an_official_expert_that_runs_elsewhere_is_refused(t2v: Any, how: str) -> None:
+    arguments = {**ARGS, "frame_num": 17, "sampling_steps": 4}
+    elsewhere(t2v.high_noise_model, interrupts.small("wan")[0].high_noise_model, how)
+    if how == "compiled":
+        t2v.high_noise_model.compile(backend="eager")
+    message = "compiled it does not show" if how == "compiled" else "its blocks were not"
+    with halfframe.enabled(t2v), pytest.raises(halfframe.HalfframeError, match=message):
+        t2v.generate("a ball", **arguments)
+    assert not t2v.high_noise_model.blocks[0]._forward_pre_hooks
+    with halfframe.enabled(t2v, positions="contiguous") as run:
+        t2v.generate("a ball", **arguments)
+    assert run.report is not None
+
+
+def test_an_official_expert_whose_forward_was_wrapped_is_served(t2v: Any) -> None:
+    arguments = {**ARGS, "frame_num": 17, "sampling_steps": 4, "seed": 1}
+    with halfframe.enabled(t2v):
+        expected = t2v.generate("a ball", **arguments)
+    for model in (t2v.high_noise_model, t2v.low_noise_model):
+        model.forward = functools.partial(lambda forward, *args, **given: forward(*args, **given), model.forward)
+    with halfframe.enabled(t2v):
+        assert torch.equal(t2v.generate("a ball", **arguments), expected)
 
 
 def test_tokens_that_context_parallelism_cannot_deal_out_are_refused_with_the_reason() -> None:

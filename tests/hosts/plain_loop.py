@@ -51,7 +51,7 @@ class Parts:
 
     @property
     def high_steps(self) -> int:
-        return sum(float(t) >= self.boundary for t in self.scheduler.timesteps)
+        return sum(bool(t >= self.boundary) for t in self.scheduler.timesteps)  # as the hosts round it
 
     def guided(
         self, high: bool, latents: Tensor, condition: Tensor | None, t: Tensor, places: Sequence[float] | None
@@ -177,7 +177,7 @@ def view_at(
     last = {"switch": high_steps, "end": len(parts.scheduler.timesteps)}.get(until, until)  # type: ignore[call-overload]
     if until != "end":
         last = min(last, high_steps)
-    if not full_start <= index < last - full_end or stride == 1 or sigma == 0:
+    if not full_start <= index < last - full_end or stride == 1 or sigma == 0 or total == 1:
         return None
     turn = 0 if strategy in ("own-noise", "interpolate") else (index - full_start) % stride
     if strategy != "merge" or parts.condition is not None:

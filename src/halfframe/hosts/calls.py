@@ -17,7 +17,7 @@ import torch
 
 from halfframe.hosts.patching import Patches, itself
 
-__all__ = ["Around", "intercept", "is_compiled"]
+__all__ = ["Around", "intercept", "is_compiled", "original_of"]
 
 Around = Callable[[Callable[..., Any], dict[str, Any], tuple[Any, ...]], Any]
 """``(original, keywords, positional arguments) -> output``; calls ``original``, or does not."""
@@ -63,6 +63,13 @@ class _Switchboard:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return itself, (self.original,)  # a copy of the module calls what it would have called
+
+
+def original_of(call: Any) -> Any:
+    """What was there before `intercept` replaced it by `call`: None if the class's; `call`, if it is none of ours."""
+    while isinstance(call, _Switchboard):
+        call = call.original if call.was_own else None
+    return call
 
 
 def is_compiled(module: torch.nn.Module) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from halfframe.errors import HalfframeError
 from halfframe.hosts.base import patch_scheduler
+from halfframe.hosts.cache_dit import CacheDit
 from halfframe.hosts.calls import intercept, is_compiled
 from halfframe.hosts.patching import Patches, StandIn
 from halfframe.hosts.rope import RopePositions
@@ -40,6 +41,7 @@ class Routes:
         self._local = local
         self._within_step = True
         self._schedulers: list[Any] = []  # that the run is in front of
+        self._cache_dit = CacheDit(local)
         self._computed: Coming = None  # at the latest step that computed anything
         local.callback(self._release)
         _serve_noise(pipe, run, local)
@@ -78,7 +80,7 @@ class Routes:
             self._keep_caches_apart(self._computed, coming)
 
     def _keep_caches_apart(self, before: Coming, after: Coming) -> None:
-        """Have diffusers' own caches (first block, attention broadcast, ...) forget wherever the frames change.
+        """Have caches (diffusers' own, cache-dit's) forget wherever the frames change.
 
         They hand an expert what it computed at an earlier step, which must have been for the same frames. It is done
         between steps, because within one they are told which pass is going on, and forgetting loses that too.
@@ -91,6 +93,7 @@ class Routes:
 
     def _forget(self) -> None:
         for module in self._experts():
+            self._cache_dit.forget(unwrapped(module))
             # Without a cache there is nothing to forget, which takes far longer than to see that there is none.
             if hasattr(module, "_reset_stateful_cache") and _has_hooks(module):
                 module._reset_stateful_cache()
@@ -131,7 +134,11 @@ class Routes:
             condition = hidden_states[:, channels:]
             latents = hidden_states[:, :channels] if condition.shape[1] else hidden_states
 
+            left_out = True
+
             def compute(made: ForwardPass) -> Tensor:
+                nonlocal left_out
+                left_out = False
                 given = dict(kwargs)
                 if made.latents is not latents:
                     parts = (made.latents, made.cut(condition)) if condition.shape[1] else (made.latents,)
@@ -146,6 +153,8 @@ class Routes:
                 return prediction
 
             velocity = self._run.forward(expert, latents, compute)
+            if left_out:
+                self._cache_dit.left_out(plain)
             return (velocity,) if kwargs.get("return_dict") is False else _model_output(velocity)
 
         intercept(module, around, self._local)

@@ -14,6 +14,7 @@ __all__ = ["Patches", "Replacement", "StandIn", "same_named_subclass"]
 
 _logger = logging.getLogger(__name__)
 _ABSENT = object()
+_CLASS: Any = vars(object)["__class__"]
 
 Replacement = Callable[..., Any]
 """``(original, obj, *args, **kwargs)``: what a method does in place of ``original(*args, **kwargs)``."""
@@ -55,18 +56,18 @@ class Patches:
     def methods(self, obj: Any, replacements: Mapping[str, Replacement]) -> None:
         """Replace methods of one object, those looked up on its type too, until undone.
 
-        The object becomes one of a subclass that shows itself as its class. Copies and pickles of it are plain ones,
-        and so is what somebody else builds on its class. The subclass refers to the object weakly, so that nothing
-        keeps it once the patches are undone.
+        The object becomes one of a subclass, and its ``__class__`` still says what it was: who changes methods there,
+        as cache-dit does, changes those of the real class, and they are the originals from then on. Copies and pickles
+        of it are plain ones, and so is what somebody else builds on its class. The subclass refers to the object
+        weakly, so that nothing keeps it once the patches are undone.
         """
         cls = type(obj)
         target = weakref.ref(obj)
 
         def patched(name: str, replacement: Replacement) -> Any:
-            original = getattr(cls, name)
-
-            @functools.wraps(original)
+            @functools.wraps(getattr(cls, name))
             def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+                original = getattr(cls, name)
                 if self is not target() or not self_patches.active:
                     return original(self, *args, **kwargs)
                 return replacement(functools.partial(original, self), self, *args, **kwargs)
@@ -78,7 +79,7 @@ class Patches:
 
         def restore() -> None:
             if type(obj) is subclass:
-                obj.__class__ = cls
+                _CLASS.__set__(obj, cls)
             elif type(obj) is not cls:
                 _warn_replaced(obj, "__class__")
 
@@ -156,7 +157,8 @@ def same_named_subclass(cls: type, methods: dict[str, Any]) -> type:
         return (_new_instance, (plain, *arguments), *rest)  # pickle takes __newobj__ with the object's own class only
 
     metaclass: Any = type(cls)
-    shown = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
+    shown: dict[str, Any] = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
+    shown["__class__"] = property(lambda _: cls, _CLASS.__set__)
     result: type = metaclass(cls.__name__, (cls,), {**shown, "__reduce_ex__": reduce_ex, **methods})
     return result
 

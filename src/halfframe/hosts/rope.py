@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from halfframe.errors import HalfframeError
-from halfframe.hosts.calls import intercept, is_compiled
+from halfframe.hosts.calls import intercept, is_compiled, original_of
 from halfframe.hosts.patching import Patches
 from halfframe.sampling import frames
 
@@ -45,9 +45,13 @@ def official_positions(model: Any, positions: Sequence[float] | None) -> Iterato
     twin = _twin(owner) if owner is model else None
     if twin is not None:
         twin.freqs = _complex_table(owner.freqs, positions)
-        yield twin
+        with _seen_to_compute(owner):
+            yield twin
         return
-    with _lock(owner):
+    compiled = is_compiled(owner) or hasattr(model, "_orig_mod")
+    if compiled:
+        _refuse_unseen(owner)
+    with _lock(owner), contextlib.nullcontext() if compiled else _seen_to_compute(owner):
         original = owner.freqs
         try:
             owner.freqs = _complex_table(original, positions)
@@ -63,13 +67,35 @@ def _twin(module: Any) -> Any:
     """A second object over the parts of `module`; None if what runs its call is not the method of its own."""
     own = vars(module)
     forward = own.get("forward")
-    if is_compiled(module) or not (forward is None or getattr(forward, "__self__", None) is module):
+    if is_compiled(module) or not _is_method_of(forward, module):
         return None
     twin = object.__new__(type(module))
     vars(twin).update(own)
     if forward is not None:  # as Ulysses has it
         vars(twin)["forward"] = MethodType(forward.__func__, twin)
     return twin
+
+
+def _is_method_of(forward: Any, module: Any) -> bool:
+    """Whether what was put in place of the class's `forward`, if anything was, is a method of `module`."""
+    return forward is None or getattr(forward, "__self__", None) is module
+
+
+@contextlib.contextmanager
+def _seen_to_compute(module: Any) -> Iterator[None]:
+    """Refuse afterwards if what was put in place of the forward of `module` has not called its blocks."""
+    blocks = getattr(module, "blocks", None)
+    if "forward" not in vars(module) or not blocks:
+        yield
+        return
+    met: list[bool] = []
+    handle = blocks[0].register_forward_pre_hook(lambda *_: met.append(True))
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not met:
+        raise _computed_elsewhere(module, "its blocks were not")
 
 
 def _lock(module: torch.nn.Module) -> threading.RLock:
@@ -112,6 +138,8 @@ class RopePositions:
         if not isinstance(rope, torch.nn.Module):
             raise _unknown(self._module)
         if compiled or getattr(self._module, "_parallel_config", None) is not None:
+            if compiled:
+                _refuse_unseen(self._module)
             with _edited_tables(rope, positions):
                 yield
             return
@@ -124,11 +152,7 @@ class RopePositions:
         finally:
             self._positions = None
         if not self._met:
-            raise HalfframeError(
-                f"{type(self._module).__name__} was called and its rotary embedding was not, as where another process "
-                "computes for it, so frames would lose their true positions; use positions='contiguous', or run "
-                "without halfframe."
-            )
+            raise _computed_elsewhere(self._module, "its rotary embedding was not")
 
     def _around(self, original: Callable[..., Any], kwargs: dict[str, Any], args: tuple[Any, ...]) -> Any:
         positions = self._positions
@@ -142,6 +166,19 @@ class RopePositions:
         batch, _, *rest = cos.shape
         cos, sin = (table.reshape(batch, count, -1, *rest).transpose(0, 1) for table in (cos, sin))
         return tuple(table.transpose(0, 1).reshape(batch, -1, *rest) for table in _placed(cos, sin, positions))
+
+
+def _refuse_unseen(module: Any) -> None:
+    """Refuse a compiled module, which does not show what it calls, whose forward may run elsewhere.
+
+    It runs here if it is the class's, or was replaced by something known to call that: a method of Ulysses, hooks of
+    accelerate or diffusers, cache-dit without Ray, our own for another run.
+    """
+    own = vars(module)
+    forward = original_of(own.get("forward"))
+    hooked = "_hf_hook" in own or "_context_manager" in own or getattr(own.get("_diffusers_hook"), "hooks", None)
+    if not (hooked or _is_method_of(forward, module)) or "_cache_dit_ray_engine" in own:
+        raise _computed_elsewhere(module, "compiled it does not show whether its rotary embedding is")
 
 
 @contextlib.contextmanager
@@ -195,6 +232,13 @@ def _placed(cos: Tensor, sin: Tensor, positions: Sequence[float]) -> tuple[Tenso
     part = torch.tensor(share, dtype=cos.dtype, device=cos.device).reshape(-1, *[1] * (cos.ndim - 1))
     turn = part * torch.atan2(s_above * c - c_above * s, c_above * c + s_above * s)
     return c * turn.cos() - s * turn.sin(), s * turn.cos() + c * turn.sin()
+
+
+def _computed_elsewhere(model: object, seen: str) -> HalfframeError:
+    return HalfframeError(
+        f"{type(model).__name__} was called and {seen}, as where another process computes for it, so frames would lose "
+        "their true positions; use positions='contiguous', or run without halfframe."
+    )
 
 
 def _unknown(model: object) -> HalfframeError:

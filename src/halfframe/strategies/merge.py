@@ -51,6 +51,8 @@ class Merge(Interleave):
 def _least_noise(step: Step) -> float:
     """How much of a frame's noise a mean must keep (`FrameMap.noise`) to be on the side of its expert; 0 for any."""
     bound = step.boundary / 1000 if step.expert == "high" else 0.0
+    if step.sigma >= 1:
+        return 0.0  # a mean of noise alone is noise alone
     if bound >= 1:
         return 1.0
     return min(1.0, bound * (1 - step.sigma) / (step.sigma * (1 - bound)))

@@ -1,0 +1,1 @@
+"""halfframe beside cache-dit's real code; `make test-cache-dit` puts it there."""
