@@ -10,6 +10,7 @@ import pluggy
 from halfframe.errors import PluginError, UnsupportedPipelineError
 from halfframe.hosts.base import HostAdapter, HostDiagnosis, Serve, patch_scheduler
 from halfframe.hosts.diffusers import DiffusersWan
+from halfframe.hosts.diffusers_modular import DiffusersModularWan
 from halfframe.hosts.wan import WanOfficial
 
 __all__ = ["HostAdapter", "HostDiagnosis", "Serve", "find_host", "installed_hosts", "patch_scheduler"]
@@ -17,7 +18,7 @@ __all__ = ["HostAdapter", "HostDiagnosis", "Serve", "find_host", "installed_host
 
 def installed_hosts(manager: pluggy.PluginManager) -> Sequence[HostAdapter]:
     """Every adapter: those that `manager`'s plugins bring, then the built-in ones."""
-    return [*_brought(manager), WanOfficial(), DiffusersWan()]
+    return [*_brought(manager), WanOfficial(), DiffusersWan(), DiffusersModularWan()]
 
 
 def _brought(manager: pluggy.PluginManager) -> list[HostAdapter]:

@@ -50,6 +50,7 @@ class _Switchboard:
 
     def __init__(self, module: torch.nn.Module, attribute: str) -> None:
         self.original: Callable[..., Any] = getattr(module, attribute)
+        self.__wrapped__ = self.original  # hosts ask `inspect.signature` which inputs the module takes
         self.was_own = attribute in vars(module)
         self.interceptions: tuple[_Interception, ...] = ()  # exchanged, never changed: read without the lock
 

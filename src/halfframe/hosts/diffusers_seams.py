@@ -1,8 +1,7 @@
 """The seams of one run in a diffusers pipeline: its noise, its scheduler, its two transformers.
 
-The loop reaches everything through the pipeline, so parts that a callback exchanges are followed. It sets
-``_current_timestep`` at the head of each step and calls callbacks after the scheduler's step: what is called in between
-is the loop's own, what a callback calls (a preview, say) is not.
+The loop reaches everything through the pipeline, so parts that are exchanged during a run are followed. An expert is
+also called for other purposes (a preview, say, by a callback): the adapter says when a call is the loop's own.
 """
 
 from __future__ import annotations
@@ -33,18 +32,29 @@ EXPERTS: dict[str, Expert] = {"transformer": "high", "transformer_2": "low"}
 
 
 class Routes:
-    """Leads the parts of `pipe` through `run`, until `local` is undone."""
+    """Leads the parts of `pipe` through `run`, until `local` is undone.
 
-    def __init__(self, pipe: Any, run: SamplingRun, local: Patches) -> None:
+    Args:
+        pipe: the pipeline.
+        run: what its parts are led through.
+        local: what undoes it.
+        sources: the objects whose ``prepare_latents`` makes the latents that `pipe` starts from.
+
+    Attributes:
+        within_step: whether what is called now is the loop's own; ends with the scheduler's step.
+    """
+
+    def __init__(self, pipe: Any, run: SamplingRun, local: Patches, sources: Sequence[Any]) -> None:
+        self.within_step = True
         self._pipe = pipe
         self._run = run
         self._local = local
-        self._within_step = True
         self._schedulers: list[Any] = []  # that the run is in front of
         self._cache_dit = CacheDit(local)
         self._computed: Coming = None  # at the latest step that computed anything
         local.callback(self._release)
-        _serve_noise(pipe, run, local)
+        for source in sources:
+            _serve_noise(source, run, local)
         self._forget()
         local.callback(self._forget)
         self._route_scheduler(pipe.scheduler)
@@ -58,9 +68,7 @@ class Routes:
 
     def replaced(self, name: str, value: Any) -> None:
         """The pipeline's attribute `name` was set to `value` during the run."""
-        if name == "_current_timestep":
-            self._within_step = value is not None
-        elif name == "scheduler":
+        if name == "scheduler":
             self._route_scheduler(value)
         elif name in EXPERTS and isinstance(value, torch.nn.Module):
             self._route_expert(name, value)
@@ -73,7 +81,7 @@ class Routes:
         patch_scheduler(scheduler, self._run, self._local, self._after_step)
 
     def _after_step(self, before: Coming, coming: Coming) -> None:
-        self._within_step = False
+        self.within_step = False
         if before is None or isinstance(before[1], FrameMap | None):
             self._computed = before
         if coming is None or isinstance(coming[1], FrameMap | None):
@@ -120,7 +128,7 @@ class Routes:
         rope = RopePositions(plain, self._local)
 
         def around(original: Callable[..., Any], kwargs: dict[str, Any], args: tuple[Any, ...]) -> Any:
-            if not self._within_step:  # a callback's call
+            if not self.within_step:  # a callback's call
                 return original(*args, **kwargs)
             hidden_states = kwargs.get("hidden_states")
             if args or not isinstance(hidden_states, Tensor):
@@ -179,9 +187,9 @@ def unwrapped(module: Any) -> Any:
     return getattr(module, "_orig_mod", module)
 
 
-def _serve_noise(pipe: Any, run: SamplingRun, local: Patches) -> None:
-    """Have the pipeline start from the run's latents: it prepares its own, and those are exchanged."""
-    original = pipe.prepare_latents
+def _serve_noise(owner: Any, run: SamplingRun, local: Patches) -> None:
+    """Have the pipeline start from the run's latents: `owner` prepares its own, and those are exchanged."""
+    original = owner.prepare_latents
 
     def prepare_latents(*args: Any, **kwargs: Any) -> Any:
         if run.allocated or not local.active:
@@ -199,7 +207,7 @@ def _serve_noise(pipe: Any, run: SamplingRun, local: Patches) -> None:
         allocated = run.allocate(tuple(latents.shape), source)
         return (allocated, *prepared[1:]) if isinstance(prepared, tuple) else allocated
 
-    local.set(pipe, "prepare_latents", StandIn(original, prepare_latents))
+    local.set(owner, "prepare_latents", StandIn(original, prepare_latents))
 
 
 def _drawing(generator: Any, like: Tensor) -> Callable[[tuple[int, ...]], Tensor]:

@@ -62,7 +62,7 @@ class SamplingRun:
         self.meter = Meter(facts.expert_shape, facts.temporal_stride, measure)
         self.passes = ForwardPasses(facts, self._named, hooks, self.meter, measure)
         self._hooks = hooks
-        self._plan = guidance
+        self.guidance_plan = guidance
         self._guidance = GuidanceState(guidance)
         self._shape: tuple[int, ...] | None = None
         self._replay: Callable[[], Tensor] | None = None
@@ -204,8 +204,8 @@ class SamplingRun:
             expects_skips: whether frames or steps were to be skipped, if a strategy was asked for.
             expects_truncation: whether unconditional passes were, if guidance was to be skipped.
         """
-        asked = self._asked or not (self._plan or self.wants_prefetch)
-        wishes = Wishes(asked and expects_skips, bool(self._plan) and expects_truncation)
+        asked = self._asked or not (self.guidance_plan or self.wants_prefetch)
+        wishes = Wishes(asked and expects_skips, bool(self.guidance_plan) and expects_truncation)
         announce(report, self._hooks, wishes, self.prefetched)
 
     def close(self) -> None:

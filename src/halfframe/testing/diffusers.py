@@ -16,6 +16,7 @@ __all__ = [
     "StandInTokenEncoder",
     "StandInTokenizer",
     "diffusers_from_wan_state",
+    "diffusers_modular",
     "diffusers_transformer",
     "diffusers_vae",
     "tiny_diffusers_i2v",
@@ -108,6 +109,28 @@ def tiny_diffusers_i2v(
     """A real diffusers ``WanImageToVideoPipeline`` with two experts of random weights; as `tiny_diffusers_t2v`."""
     pipeline = importlib.import_module("diffusers").WanImageToVideoPipeline
     return _diffusers_pipeline(pipeline, 36, seed, sizes, device, dtype, {"boundary_ratio": 0.9, **parts})
+
+
+def diffusers_modular(pipe: Any, guidance_scale: float = 5.0) -> Any:
+    """A modular pipeline, ``Wan22Blocks`` or ``Wan22Image2VideoBlocks``, of the very parts of a classic `pipe`.
+
+    Args:
+        pipe: a ``WanPipeline`` or ``WanImageToVideoPipeline``.
+        guidance_scale: of both experts' guiders; the classic pipelines' default.
+    """
+    diffusers = importlib.import_module("diffusers")
+    conditioned = pipe.transformer.config.in_channels != pipe.transformer.config.out_channels
+    blocks = diffusers.Wan22Image2VideoBlocks() if conditioned else diffusers.Wan22Blocks()
+    modular = blocks.init_pipeline()
+    modular.update_components(
+        boundary_ratio=pipe.config.boundary_ratio,
+        **{name: part for name, part in pipe.components.items() if name in modular.component_names},
+        **{name: diffusers.ClassifierFreeGuidance(guidance_scale) for name in ("guider", "guider_2")},
+    )
+    for block in modular._blocks.sub_blocks["denoise"].sub_blocks.values():
+        if hasattr(block, "set_progress_bar_config"):
+            block.set_progress_bar_config(disable=True)
+    return modular
 
 
 def _diffusers_pipeline(
