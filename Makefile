@@ -31,10 +31,10 @@ $(VENV)/.torch: .ci/constraints.txt
 
 # The official package without its own requirements: torchvision and flash-attn have no CPU build, and the
 # text-to-video and image-to-video code needs only what is listed here.
-$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml examples/halfframe-tinywan/pyproject.toml
 	$(PIP) --no-deps wan22
 	$(PIP) diffusers transformers accelerate easydict ftfy regex tqdm sentencepiece
-	$(PIP) --editable ".[demo]"
+	$(PIP) --editable . --editable examples/halfframe-tinywan
 	touch $@
 
 $(VENV)/.test: $(VENV)/.demo $(HOSTS)

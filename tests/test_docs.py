@@ -61,7 +61,7 @@ def one_thread() -> Iterator[None]:
         DOCS / "strategies.md",
         DOCS / "hooks.md",
         DOCS / "serving.md",
-        DOCS.parent / "examples" / "tinywan" / "README.md",
+        DOCS.parent / "examples" / "halfframe-tinywan" / "README.md",
     ],
     ids=lambda page: page.name,
 )

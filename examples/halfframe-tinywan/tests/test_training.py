@@ -1,4 +1,4 @@
-"""What training is built on: its faster expert and VAE are diffusers' own, and its targets lead the host's scheduler."""
+"""What training is built on: its expert and VAE are diffusers' own, and its targets lead the host's scheduler."""
 
 from __future__ import annotations
 

@@ -44,7 +44,11 @@ def first_noise(count: int, frames: int = 21) -> Tensor:
 
 def right(clips: Tensor, prompts: list[str]) -> float:
     """Share of things that are what the prompt says, seen in every fourth frame."""
-    seen = [one.right for clip, said in zip(clips, prompts, strict=True) for one in measure(clip[:, ::4], parse_prompt(said))]
+    seen = [
+        one.right
+        for clip, said in zip(clips, prompts, strict=True)
+        for one in measure(clip[:, ::4], parse_prompt(said))
+    ]
     return sum(seen) / len(seen)
 
 
@@ -107,7 +111,10 @@ def main() -> None:
         note(f"i2v, {found.steps_tried[0]} steps", full)
         for steps in found.steps_tried[1:]:
             note(f"i2v, {steps} steps", clips_of(shown, steps, **settings), full)
-    (found.folder / f"calibration-{'-'.join(found.parts)}.json").write_text(json.dumps({"clips": found.clips, "rows": rows}, indent=1))
+    path = found.folder / f"calibration-{'-'.join(found.parts)}.json"
+    path.write_text(json.dumps({"clips": found.clips, "rows": rows}, indent=1))
+        json.dumps({"clips": found.clips, "rows": rows}, indent=1)
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,18 @@ spread evenly over the channels and the decoder bears what the experts get wrong
 from __future__ import annotations
 
 import torch
-from common import Clock, arguments, decoded, join_processes, load_training_vae, optimizers_for, psnr, training_clips, update, write
+from common import (
+    Clock,
+    arguments,
+    decoded,
+    join_processes,
+    load_training_vae,
+    optimizers_for,
+    psnr,
+    training_clips,
+    update,
+    write,
+)
 from fast import decode, encode
 from halfframe_tinywan.models import build_vae
 from torch import Tensor

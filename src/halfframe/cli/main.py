@@ -25,31 +25,31 @@ class Command:
 
     Attributes:
         help: its line in ``halfframe --help``.
-        modules: of these, the first that is installed has ``add_arguments`` and ``main``.
-        install: what to install where a module, or one that it imports, is missing.
+        module: it has ``add_arguments`` and ``main``.
+        install: what to install where the module, or one that it imports, is missing.
     """
 
     help: str
-    modules: tuple[str, ...]
+    module: str
     install: str = "pip install halfframe"
 
 
 COMMANDS = {
-    "run": Command("run upstream's own generate.py with halfframe on", ("halfframe.cli.run",)),
-    "plan": Command("predict what a run would cost, without loading a model", ("halfframe.cli.plan",)),
+    "run": Command("run upstream's own generate.py with halfframe on", "halfframe.cli.run"),
+    "plan": Command("predict what a run would cost, without loading a model", "halfframe.cli.plan"),
     "demo": Command(
         "a small trained Wan2.2 on this machine: prompt in, videos out",
-        ("halfframe_tinywan.demo", "halfframe.tinywan.demo"),  # the second goes when TinyWan is out of this package
+        "halfframe_tinywan.demo",
         "in a checkout of halfframe: pip install ./examples/halfframe-tinywan",
     ),
     "compare": Command(
         "plain and faster runs of the same prompts and seeds, or finished videos",
-        ("halfframe.cli.compare",),
+        "halfframe.cli.compare",
         "pip install 'halfframe[compare]'",
     ),
-    "tune": Command("measure what each step can do without, and write recipes", ("halfframe.cli.tune",)),
-    "strategies": Command("the installed strategies, what they do and their options", ("halfframe.cli.strategies",)),
-    "doctor": Command("which hosts are here, which versions, and what would be refused", ("halfframe.cli.doctor",)),
+    "tune": Command("measure what each step can do without, and write recipes", "halfframe.cli.tune"),
+    "strategies": Command("the installed strategies, what they do and their options", "halfframe.cli.strategies"),
+    "doctor": Command("which hosts are here, which versions, and what would be refused", "halfframe.cli.doctor"),
 }
 
 
@@ -112,14 +112,12 @@ def _with_arguments(name: str, module: Any) -> Parser:
 
 def _module(name: str) -> Any:
     command = COMMANDS[name]
-    for module in command.modules:
-        if importlib.util.find_spec(module.rpartition(".")[0]):
-            break
-    else:
-        package = command.modules[0].partition(".")[0].replace("_", "-")
-        raise HalfframeError(f"this command comes with {package}, which is not installed; {command.install}")
+    package = command.module.partition(".")[0]
+    if not importlib.util.find_spec(package):
+        distribution = package.replace("_", "-")
+        raise HalfframeError(f"this command comes with {distribution}, which is not installed; {command.install}")
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(command.module)
     except ModuleNotFoundError as error:
         raise HalfframeError(
             f"{error.name} is needed for this command, but is not installed; {command.install}"
