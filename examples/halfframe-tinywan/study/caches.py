@@ -41,7 +41,8 @@ def items() -> list[Item]:
         plain = reference_id(setting)
         settings_of_magcache = []
         for method, label, options in _variants(setting):
-            rank, needs = ranks[setting.name], (plain,)
+            rank = ranks[setting.name]
+            needs: tuple[str, ...] = (plain,)
             if method in ("MagCache", "TaylorSeer") and setting.name == "t2v-20":
                 rank = 2.0
             if method == "MagCache":
@@ -62,28 +63,23 @@ _SINGLE = ("FirstBlockCache", "SeaCache", "cache-dit")
 """They decide once for a whole batch, and so are run clip by clip."""
 
 
+# Threshold (9: no bound), most steps skipped in a row, share of each expert's first steps that are computed.
+_MAGCACHE_20 = (
+    *((threshold, longest, 0.2) for threshold, longest in ((0.03, 2), (0.06, 3), (0.12, 2), (0.12, 4), (0.24, 4))),
+    *((9.0, 1, retention) for retention in (0.1, 0.2, 0.3, 0.4, 0.5)),
+    *((9.0, 2, retention) for retention in (0.2, 0.3, 0.4)),
+    (9.0, 3, 0.2),
+)
+_MAGCACHE_8 = ((0.06, 2, 0.2), (0.12, 2, 0.2), (9.0, 1, 0.2), (9.0, 1, 0.4), (9.0, 1, 0.5), (9.0, 2, 0.2))
+_MAGCACHE_4 = ((9.0, 1, 0.0), (9.0, 2, 0.0))
+
+
 def _variants(setting: Setting) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Method, label and options."""
     few = setting.steps < 10
-    if setting.model != "lora" or setting.steps > 4:
-        retentions = (0.2,) if few else (0.1, 0.2)
-        for retention in retentions:
-            for threshold, longest in (
-                (0.03, 2),
-                (0.06, 3),
-                (0.12, 2),
-                (0.12, 4),
-                (0.24, 4),
-                (9.0, 1),
-                (9.0, 2),
-                (9.0, 3),
-            ):
-                label = f"threshold {threshold:g}, at most {longest}, retention {retention:g}"
-                yield "MagCache", label, {"threshold": threshold, "longest": longest, "retention": retention}
-    else:
-        for longest in (1, 2):
-            label = f"threshold 9, at most {longest}, retention 0"
-            yield "MagCache", label, {"threshold": 9.0, "longest": longest, "retention": 0.0}
+    for threshold, longest, retention in _MAGCACHE_4 if setting.steps <= 4 else _MAGCACHE_8 if few else _MAGCACHE_20:
+        label = f"threshold {threshold:g}, at most {longest}, retention {retention:g}"
+        yield "MagCache", label, {"threshold": threshold, "longest": longest, "retention": retention}
     for before in (1,) if setting.steps <= 4 else (1, 2) if few else (1, 3):
         for interval in (2,) if setting.steps <= 4 else (2, 3) if few else (2, 3, 4):
             for order in (0, 1) if few else (0, 1, 2):
@@ -103,11 +99,10 @@ def _variants(setting: Setting) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield "PyramidAttentionBroadcast", label, {"skip": skip, "low": low, "high": high}
         yield "FasterCache", f"every {skip}, timesteps up to 681", {"skip": skip}
     for threshold in (0.1, 0.2, 0.4) if few else (0.05, 0.1, 0.2, 0.4):
-        for separate in (True, False) if setting.guided else (True,):
-            for order in (0, 1):
-                label = f"F1B0, threshold {threshold:g}{'' if separate else ', one decision for both passes'}"
-                label += ", Taylor" if order else ""
-                yield "cache-dit", label, {"threshold": threshold, "separate": separate, "order": order}
+        for separate, order in ((True, 1), (False, 1), (False, 0)) if setting.guided else ((True, 1), (True, 0)):
+            label = f"F1B0, threshold {threshold:g}{'' if separate else ', one decision for both passes'}"
+            label += ", Taylor" if order else ""
+            yield "cache-dit", label, {"threshold": threshold, "separate": separate, "order": order}
 
 
 # Work.

@@ -34,7 +34,7 @@ def items() -> list[Item]:
         found.append(Item("plain", setting, f"{setting.steps} steps", 0.0, seconds, _plain))
         for steps in range(1, setting.steps):
             seconds = run_seconds(setting, steps)
-            options = {"moves": ["full"] * steps}
+            options: dict[str, Any] = {"moves": ["full"] * steps}
             late = 0.05 if steps < 2 or (setting.steps == 20 and steps % 2) else 0.0
             found.append(Item("fewer steps", setting, f"{steps} steps", rank + late, seconds, _fewer, options, needs))
         for steps in range(1, setting.steps + 1) if setting.guided else ():

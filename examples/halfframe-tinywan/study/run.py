@@ -16,7 +16,6 @@ import json
 import logging
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 import traceback
@@ -232,4 +231,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

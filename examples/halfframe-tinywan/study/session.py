@@ -127,7 +127,8 @@ class Session:
         )
         parts = []
         with torch.no_grad():
-            for part in latents.split(self.scale.batch):
+            for first in range(0, len(latents), self.scale.batch):
+                part = latents[first : first + self.scale.batch]
                 video = vae.decode(part * deviation + mean, return_dict=False)[0]
                 parts.append((video / 2 + 0.5).clamp(0, 1).half())
         return torch.cat(parts)
@@ -185,6 +186,8 @@ class Session:
             "latents": _errors(latents, plain),
             "peak": float(plain.max() - plain.min()) ** 2,
         }
+        if setting.model == "i2v":
+            row["first_frame"] = _errors(clips[:, :, 0], self.first_frames(range(len(clips))))
         if truth:
             began = time.monotonic()
             row |= judge_truth(clips, [self.scene(number) for number in range(len(clips))])
@@ -214,7 +217,7 @@ def _trained_pipe(model: str) -> Any:
 def _random_pipe(model: str) -> Any:
     from halfframe.testing import tiny_diffusers_i2v, tiny_diffusers_t2v
 
-    parts = {"text_encoder": language.TextEncoder(), "tokenizer": language.Tokenizer()}
+    parts: dict[str, Any] = {"text_encoder": language.TextEncoder(), "tokenizer": language.Tokenizer()}
     make = tiny_diffusers_i2v if model == "i2v" else tiny_diffusers_t2v
     sizes = dataclasses.replace(models.WAN_SIZES, dim=64, ffn_dim=64, num_layers=3, vae_dim=4)
     pipe = make(sizes=sizes, **parts)

@@ -22,7 +22,8 @@ def items() -> list[Item]:
     for setting in SETTINGS.values():
         for late, options in _variants(setting):
             label = options["strategy"] or "all frames"
-            label += f", guidance {options['guidance']}" if options["guidance"] else ""
+            guidance = ",".join(f"{name}={value}" for name, value in options["guidance"].items())
+            label += f" guidance:{guidance}" if guidance else ""
             seconds = run_seconds(setting, setting.steps)
             rank = _RANKS[setting.name] + late
             found.append(Item("strategy", setting, label, rank, seconds, _measure, options, (reference_id(setting),)))

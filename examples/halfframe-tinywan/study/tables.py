@@ -38,7 +38,8 @@ _TITLES = {
 def decibels(row: Row, kind: str = "decoded") -> Values:
     """PSNR of each clip to the plain run; latents by the largest range of the plain ones."""
     peak = row["peak"] if kind == "latents" else 1.0
-    return 10 * np.log10(peak / np.maximum(np.asarray(row[kind]), 1e-10))
+    found: Values = 10 * np.log10(peak / np.maximum(np.asarray(row[kind]), 1e-10))
+    return found
 
 
 class Results:
@@ -68,7 +69,7 @@ class Results:
     def rival(self, setting: str, cost: float, clips: int, *parts: str) -> Values | None:
         """Clip by clip, the best that fewer steps reach at a cost, in dB: between two numbers of steps, on the line.
 
-        Truncated guidance is a rival where it costs as much or less.
+        With `parts`, all that costs as much or less is a rival: any number of steps, and rows of those parts.
         """
         steps = [row for row in self.of(setting, "fewer steps") if len(row["decoded"]) >= clips]
         curve = {round(row["cost"]): decibels(row)[:clips] for row in steps}
@@ -79,7 +80,7 @@ class Results:
             best = (1 - share) * curve[below] + share * curve[above]
         elif below in curve:
             best = curve[below]
-        for row in self.of(setting, *parts) if parts else ():
+        for row in self.of(setting, "fewer steps", *parts) if parts else ():
             if row["cost"] <= cost + 0.02 and len(row["decoded"]) >= clips:
                 found = decibels(row)[:clips]
                 if best is None or found.mean() > best.mean():
@@ -134,6 +135,10 @@ def frechet(made: Sequence[Sequence[float]], real: Sequence[Sequence[float]], dr
     return Interval(estimate, estimate - half, estimate + half)
 
 
+def _heading(setting: str) -> str:
+    return _TITLES[setting][0].upper() + _TITLES[setting][1:]
+
+
 def _shown(found: Interval) -> str:
     return f"{found.estimate:.2f} ± {(found.high - found.low) / 2:.2f}"
 
@@ -141,11 +146,15 @@ def _shown(found: Interval) -> str:
 def calibration(results: Results) -> list[str]:
     """Fewer steps to the plain run."""
     lines = ["## Fewer steps", ""]
+    for row in results.all:
+        if row["part"] == "real" and "right" in row:
+            right, valid, _ = truth_cells(row, results)
+            lines += [f"Clips of the world itself, through the VAE: {right} % are right, {valid} % are valid.", ""]
     for setting in results.settings():
         rows = results.of(setting, "fewer steps", "dropped")
         if not rows:
             continue
-        lines += [f"{_TITLES[setting].capitalize()}: PSNR in dB to it, and what the clips show.", ""]
+        lines += [f"{_heading(setting)}: PSNR in dB to it, and what the clips show.", ""]
         plain = results.of(setting, "plain")
         cells = [
             [
@@ -157,6 +166,10 @@ def calibration(results: Results) -> list[str]:
             for row in [*plain, *rows]
         ]
         lines += markdown(["", "decoded", "latents", *_TRUTHS], cells)
+        for row in plain:
+            if "first_frame" in row:
+                first = mean_interval((-10 * np.log10(np.maximum(row["first_frame"], 1e-10))).tolist())
+                lines += [f"Its first frame is {_shown(first)} dB from the image that was given.", ""]
     return lines
 
 
@@ -215,7 +228,7 @@ def parts(
             cells.append([name(row), f"{row['cost']:.2f}", psnr, *shown, *truth_cells(row, results)])
         header = ["", "cost", "PSNR", "to fewer steps", "to the best rival", *_TRUTHS]
         clips = sorted({len(row["decoded"]) for row in rows})
-        lines += [f"### {_TITLES[setting].capitalize()}", "", f"{' or '.join(map(str, clips))} clips.", ""]
+        lines += [f"### {_heading(setting)}", "", f"{' or '.join(map(str, clips))} clips.", ""]
         lines += markdown(header, cells)
     return lines
 
@@ -246,7 +259,8 @@ def text(results: Results) -> str:
         f"{facts['precision']}. Cost in full steps at the sizes of A14B, 81 frames of 1280x720. PSNR in dB to the "
         "plain run, means over clips, ± half of the 95 % bootstrap interval; right and valid with Wilson's intervals. "
         "Leads are differences at equal cost, clip by clip: to fewer steps with all guidance, on the line between "
-        "two numbers of steps; and to the best of them, of fewer steps with truncated guidance, and of dropped steps. "
+        "two numbers of steps; and to the best that costs as much or less: any number of steps, fewer steps with "
+        "truncated guidance, dropped steps. "
         "Frechet: distance from clips of the world itself, as the VAE gives them back, on the features of "
         "`halfframe_tinywan.truth`.",
         "",
@@ -292,15 +306,15 @@ def plot(results: Results, setting: str, path: Path) -> None:
             costs = [cost for cost, _ in points]
             errors = [[of.estimate - of.low for _, of in points], [of.high - of.estimate for _, of in points]]
             axes.errorbar(costs, [of.estimate for _, of in points], errors, fmt=style, capsize=2, label=name, zorder=3)
+    full = 0.995 * int(setting.rpartition("-")[2])  # what skips nothing is left out
     groups: dict[str, list[Row]] = {
         "fewer steps, truncated guidance": results.of(setting, "truncated"),
         "steps dropped": results.of(setting, "dropped"),
-        "strategies": [
-            row for row in results.of(setting, "strategy") if row["cost"] < results.of(setting, "plain")[0]["cost"]
-        ],
+        "strategies": results.of(setting, "strategy"),
     }
     for row in results.of(setting, "cache"):
         groups.setdefault(row["label"].split()[0], []).append(row)
+    groups = {name: [row for row in rows if row["cost"] < full] for name, rows in groups.items()}
     for marker, (name, rows) in zip("^<.xX*dPpv>", ((n, r) for n, r in groups.items() if r), strict=False):
         axes.scatter(
             [row["cost"] for row in rows],
