@@ -34,7 +34,7 @@ _TOKENS = 75_600
 
 
 def items() -> list[Item]:
-    """MagCache and TaylorSeer at 20 steps first: they say whether known methods come in their known order."""
+    """MagCache and TaylorSeer at 20 steps go first: they say whether known methods come in their known order."""
     found = []
     ranks = {"t2v-20": 4.0, "t2v-8": 4.2, "lora-4": 4.3, "i2v-20": 6.2, "i2v-8": 7.5}
     for setting in SETTINGS.values():
@@ -44,7 +44,7 @@ def items() -> list[Item]:
             rank = ranks[setting.name]
             needs: tuple[str, ...] = (plain,)
             if method in ("MagCache", "TaylorSeer") and setting.name == "t2v-20":
-                rank = 2.0
+                rank = 1.45
             if method == "MagCache":
                 needs = (plain, f"calibration / {setting.name} / MagCache")
                 settings_of_magcache.append(rank)

@@ -37,7 +37,8 @@ def items() -> list[Item]:
             options: dict[str, Any] = {"moves": ["full"] * steps}
             late = 0.05 if steps < 2 or (setting.steps == 20 and steps % 2) else 0.0
             found.append(Item("fewer steps", setting, f"{steps} steps", rank + late, seconds, _fewer, options, needs))
-        for steps in range(1, setting.steps + 1) if setting.guided else ():
+        numbers = range(1, setting.steps + 1) if setting.steps < 10 else range(2, setting.steps + 1, 2)
+        for steps in numbers if setting.guided else ():
             for skipped in dict.fromkeys(round(steps * share) for share in TRUNCATED):
                 if skipped:
                     moves = ["full"] * (steps - skipped) + ["full+cond"] * skipped

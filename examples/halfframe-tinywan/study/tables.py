@@ -279,7 +279,9 @@ def text(results: Results) -> str:
         "Caches",
         "cache",
         "Those of diffusers, and cache-dit, each over its range. Cost as counted in what of each block was computed, a "
-        "first block that is always computed as one of 40.",
+        "first block that is always computed as one of 40. PyramidAttentionBroadcast and FasterCache keep one state for "
+        "both guidance passes, so that one is given the other's attention; MagCache has the ratios that its own "
+        "calibration prints for the conditional passes.",
     )
     if results.failed:
         lines += ["## Failed", ""]
