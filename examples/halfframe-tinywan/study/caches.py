@@ -122,8 +122,6 @@ def _calibrate(session: Session, item: Item) -> dict[str, Any]:
     if len(lists) != 2 * setting.passes:
         raise RuntimeError(f"MagCache printed {len(lists)} lists of ratios; needed: {2 * setting.passes}")
     ratios = [lists[0], lists[setting.passes]]  # of the conditional passes
-    path = session.folder / f"magcache-{setting.name}.json"
-    path.write_text(json.dumps(ratios), encoding="utf-8")
     return {"ratios": ratios}
 
 
@@ -162,7 +160,7 @@ def _enabled(pipe: Any, configs: list[Any]) -> Iterator[None]:
 
 def _magcache(session: Session, pipe: Any, item: Item) -> contextlib.AbstractContextManager[None]:
     diffusers, options = importlib.import_module("diffusers"), item.options
-    path = session.folder / f"magcache-{item.setting.name}.json"
+    known = session.results("calibration", item.setting)[-1]["ratios"]
     configs = [
         diffusers.MagCacheConfig(
             threshold=options["threshold"],
@@ -171,7 +169,7 @@ def _magcache(session: Session, pipe: Any, item: Item) -> contextlib.AbstractCon
             num_inference_steps=len(ratios),
             mag_ratios=ratios,
         )
-        for ratios in json.loads(path.read_text(encoding="utf-8"))
+        for ratios in known
     ]
     return _enabled(pipe, configs)
 

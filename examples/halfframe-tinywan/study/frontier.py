@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from calibration import reference_id
@@ -97,10 +95,8 @@ def _search(session: Session, item: Item) -> dict[str, Any]:
     kept = {"steps": setting.steps, "moves": list(moves), "cases": 1, **settings}
     log = Log(folder / "tuning.jsonl", kept)
     known = {f"cost {move}": cost for move, cost in costs_of(setting).items()}
-    for line in (session.folder / "results.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if row["part"] == "moves" and row["setting"] == setting.name and "errors" in row:
-            known |= row["errors"]
+    for row in session.results("moves", setting):
+        known |= row["errors"]
     for name, value in known.items():
         log.get(name, lambda value=value: value)  # type: ignore[misc]
     pipe = session.pipe(setting.model)
@@ -126,7 +122,6 @@ def _search(session: Session, item: Item) -> dict[str, Any]:
         }
         for budget, found in zip(sorted(shares, reverse=True), tuning.chosen, strict=True)
     ]
-    (session.folder / f"recipes-{setting.name}.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
     return {"chosen": chosen}
 
 
@@ -143,7 +138,7 @@ def costs_of(setting: Setting) -> dict[str, float]:
 
 def _judge(session: Session, item: Item) -> dict[str, Any]:
     """A recipe on clips that the search did not see."""
-    chosen = json.loads(_recipes(session.folder, item.setting).read_text(encoding="utf-8"))
+    chosen = session.results("search", item.setting)[-1]["chosen"]
     budget = BUDGETS[item.options["number"]]
     found = next((recipe for recipe in chosen if recipe["budget"] == budget), None)
     if found is None:
@@ -152,7 +147,3 @@ def _judge(session: Session, item: Item) -> dict[str, Any]:
     latents = session.make(item.setting, len(moves), halfframe.Recipe(tuple(moves)))
     cost = cost_of_moves(item.setting, moves)
     return session.judge(item.setting, latents, cost) | {key: found[key] for key in ("moves", "expected", "tuned")}
-
-
-def _recipes(folder: Path, setting: Setting) -> Path:
-    return folder / f"recipes-{setting.name}.json"

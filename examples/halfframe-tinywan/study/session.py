@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -154,6 +155,13 @@ class Session:
         """What a clip should show."""
         return parse_prompt(self.prompts[number])
 
+    def results(self, part: str, setting: Setting) -> list[dict[str, Any]]:
+        """What was found so far of a part of a setting, the newest last."""
+        begin = f'{{"id": "{part} / {setting.name} / '
+        with (self.folder / "results.jsonl").open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines if line.startswith(begin)]
+        return [row for row in rows if "error" not in row]
+
     # Judging them.
 
     def reference_path(self, setting: Setting) -> Path:
@@ -163,8 +171,6 @@ class Session:
     def reference(self, setting: Setting) -> tuple[Tensor, Tensor]:
         """Latents and clips of the plain run."""
         if setting.name not in self._references:
-            while len(self._references) > 1:
-                del self._references[next(iter(self._references))]
             latents = torch.load(self.reference_path(setting), weights_only=True).to(self.device)
             self._references[setting.name] = (latents, self.decode(setting.model, latents))
         return self._references[setting.name]

@@ -51,9 +51,12 @@ class Results:
             row = json.loads(line)
             if "error" not in row or row["id"] not in rows:
                 rows[row["id"]] = row
+        for row in rows.values():
+            if not np.isfinite(row.get("decoded", 0.0)).all():
+                row["error"] = "the clips are not finite"
         self.failed = [row for row in rows.values() if "error" in row]
         self.all = list(rows.values())
-        self.rows = [row for row in rows.values() if "decoded" in row]
+        self.rows = [row for row in rows.values() if "decoded" in row and "error" not in row]
         self.facts: Row = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
 
     def of(self, setting: str, *parts: str) -> list[Row]:
@@ -119,7 +122,7 @@ def truth_cells(row: Row, results: Results) -> list[str]:
         found = share_interval(sum(row[key]), len(row[key]))
         cells.append(f"{100 * found.estimate:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]")
     real = next((other["features"] for other in results.all if other["part"] == "real"), None)
-    if real is None or len(real) != len(row["features"]):
+    if real is None or len(real) != len(row["features"]) or not np.isfinite(row["features"]).all():
         return [*cells, "-"]
     return [*cells, _shown(frechet(row["features"], real))]
 
@@ -279,8 +282,8 @@ def text(results: Results) -> str:
         "Caches",
         "cache",
         "Those of diffusers, and cache-dit, each over its range. Cost as counted in what of each block was computed, a "
-        "first block that is always computed as one of 40. PyramidAttentionBroadcast and FasterCache keep one state for "
-        "both guidance passes, so that one is given the other's attention; MagCache has the ratios that its own "
+        "first block that is always computed as one of 40. PyramidAttentionBroadcast and FasterCache keep one state "
+        "for both guidance passes, so that one gets the other's attention; MagCache has the ratios that its own "
         "calibration prints for the conditional passes.",
     )
     if results.failed:
