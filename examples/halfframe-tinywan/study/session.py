@@ -70,7 +70,7 @@ class Session:
     @functools.cache  # noqa: B019 - a session lives as long as its process
     def pipe(self, model: str) -> Any:
         """The pipeline of a model, on the device."""
-        pipe = _random_pipe(model) if self.scale.random_weights else _trained_pipe(model)
+        pipe = _random_pipe(model) if self.scale.random_weights else models.load_diffusers(model)
         pipe.to(self.device)
         pipe.set_progress_bar_config(disable=True)
         if model == "i2v":
@@ -212,12 +212,6 @@ def write_reference(path: Path, latents: Tensor) -> None:
     part = path.with_suffix(f".{os.getpid()}")
     torch.save(latents.cpu(), part)
     part.replace(path)
-
-
-def _trained_pipe(model: str) -> Any:
-    if model == "i2v":
-        return models.load_diffusers_i2v()  # type: ignore[attr-defined, unused-ignore]
-    return models.load_diffusers(lora=True) if model == "lora" else models.load_diffusers()  # type: ignore[call-arg, unused-ignore]
 
 
 def _random_pipe(model: str) -> Any:

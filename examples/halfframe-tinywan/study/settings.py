@@ -6,7 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from halfframe_tinywan.models import GUIDANCE
+from halfframe_tinywan.models import (
+    BOUNDARY,
+    GUIDANCE,
+    I2V_BOUNDARY,
+    I2V_GUIDANCE,
+    I2V_SHIFT,
+    LORA_SHIFT,
+    LORA_STEPS,
+    SHIFT,
+)
 
 import halfframe
 
@@ -54,11 +63,11 @@ class Setting:
 SETTINGS = {
     setting.name: setting
     for setting in (
-        Setting("t2v-20", "t2v", 20, 12.0, 0.875, GUIDANCE),
-        Setting("t2v-8", "t2v", 8, 12.0, 0.875, GUIDANCE),
-        Setting("lora-4", "lora", 4, 5.0, 0.875, (1.0, 1.0)),
-        Setting("i2v-20", "i2v", 20, 5.0, 0.9, GUIDANCE),
-        Setting("i2v-8", "i2v", 8, 5.0, 0.9, GUIDANCE),
+        Setting("t2v-20", "t2v", 20, SHIFT, BOUNDARY, GUIDANCE),
+        Setting("t2v-8", "t2v", 8, SHIFT, BOUNDARY, GUIDANCE),
+        Setting("lora-4", "lora", LORA_STEPS, LORA_SHIFT, BOUNDARY, (1.0, 1.0)),
+        Setting("i2v-20", "i2v", 20, I2V_SHIFT, I2V_BOUNDARY, I2V_GUIDANCE),
+        Setting("i2v-8", "i2v", 8, I2V_SHIFT, I2V_BOUNDARY, I2V_GUIDANCE),
     )
 }
 

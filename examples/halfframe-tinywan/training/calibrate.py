@@ -113,8 +113,6 @@ def main() -> None:
             note(f"i2v, {steps} steps", clips_of(shown, steps, **settings), full)
     path = found.folder / f"calibration-{'-'.join(found.parts)}.json"
     path.write_text(json.dumps({"clips": found.clips, "rows": rows}, indent=1))
-        json.dumps({"clips": found.clips, "rows": rows}, indent=1)
-    )
 
 
 if __name__ == "__main__":
