@@ -51,6 +51,8 @@ def main() -> None:
         items = [item for item in items if item.setting.name in found.only]
     if found.parts:
         items = [item for item in items if item.part in {*found.parts, "plain"}]
+    if found.match:
+        items = [item for item in items if item.part == "plain" or any(text in item.id for text in found.match)]
     if found.sample:  # of each part and setting the first ones, for a rehearsal
         seen: collections.Counter[tuple[str, str, str]] = collections.Counter()
         kept = []
@@ -220,6 +222,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=Scale.batch, help="clips in one call")
     parser.add_argument("--only", nargs="*", choices=sorted(SETTINGS), help="these settings")
     parser.add_argument("--parts", nargs="*", help="these parts, and the plain runs")
+    parser.add_argument("--match", nargs="*", help="items with one of these texts in their names, and the plain runs")
     parser.add_argument("--sample", type=int, help="of each part so many items only")
     parser.add_argument("--scratch", type=Path, help="folder for plain runs; by default in the temporary folder")
     parser.add_argument("--rehearse", action="store_true", help="random weights, two short clips")
