@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,7 +40,8 @@ class Routes:
         self._pipe = pipe
         self._run = run
         self._local = local
-        self._within_step = True
+        self._thread = threading.get_ident()
+        self._within_step = True  # as far as this thread is concerned; calls of others are not the run's
         self._schedulers: list[Any] = []  # that the run is in front of
         self._cache_dit = CacheDit(local)
         self._computed: Coming = None  # at the latest step that computed anything
@@ -59,7 +61,8 @@ class Routes:
     def replaced(self, name: str, value: Any) -> None:
         """The pipeline's attribute `name` was set to `value` during the run."""
         if name == "_current_timestep":
-            self._within_step = value is not None
+            if threading.get_ident() == self._thread:
+                self._within_step = value is not None
         elif name == "scheduler":
             self._route_scheduler(value)
         elif name in EXPERTS and isinstance(value, torch.nn.Module):
@@ -157,7 +160,7 @@ class Routes:
                 self._cache_dit.left_out(plain)
             return (velocity,) if kwargs.get("return_dict") is False else _model_output(velocity)
 
-        intercept(module, around, self._local)
+        intercept(module, around, self._local, self._thread)
 
 
 def _refuse_uneven_groups(module: Any, made: ForwardPass) -> None:
