@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
@@ -25,6 +26,7 @@ _T = TypeVar("_T")
 _registry: dict[int, EnabledPipe] = {}
 """Enabled pipelines by id; each is claimed with one `setdefault`, which no interrupt can split."""
 _KEPT_REPORTS = 100
+_TURN = 0.01  # seconds between two looks at whose turn it is
 
 
 class _Claim:
@@ -34,7 +36,6 @@ class _Claim:
         self.thread = threading.get_ident()
         self.process = os.getpid()
         self.patches = Patches()
-        self.ended = threading.Event()
 
 
 class _Leaving:
@@ -229,14 +230,13 @@ class EnabledPipe:
                     f"this {self._kind} is generating already, in thread {holder.thread}; a pipeline serves one run "
                     f"at a time. {then}, or build a second pipeline."
                 )
-            holder.ended.wait()
+            time.sleep(_TURN)  # rather than an event, whose lock an interrupt can leave held for ever
 
     def _end(self, claim: _Claim, run: SamplingRun | None) -> None:
         claim.patches.undo()
         if run is not None:
             run.close()
         self._claims.pop(claim, None)
-        claim.ended.set()
         if self._state == "off" and not self._claims:
             self._forget()
 

@@ -59,6 +59,7 @@ def left_behind(pipe: Any) -> list[str]:
             for value in vars(module).values():
                 owner = value if isinstance(value, type) else type(value)
                 where = f"{owner.__module__} {getattr(value, '__wrapped__', '') and value.__code__.co_filename}"
+                where += str(getattr(value, "__module__", ""))
                 if "halfframe" in where and "testing" not in owner.__module__:
                     found.append(f"attribute left on {name}")
     return found

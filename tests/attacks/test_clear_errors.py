@@ -56,11 +56,43 @@ def test_a_report_hook_that_exits_keeps_the_video(t2v: Any) -> None:
     assert run.report is not None
 
 
-def test_warnings_as_errors_keep_the_video(t2v: Any) -> None:
+@pytest.mark.logs_warnings
+def test_warnings_as_errors_keep_the_video(t2v: Any, caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", halfframe.HalfframeWarning)
         with halfframe.enabled(t2v, plugins=[Report()]):
             assert t2v.generate("a ball", **ARGS) is not None
+    assert "a halfframe_report hook failed: SystemExit" in caplog.text
+
+
+@pytest.mark.logs_warnings  # those of the tests in it
+def test_the_suite_sees_warnings_that_are_logged(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest((Path(__file__).parents[1] / "conftest.py").read_text())
+    pytester.makepyprojecttoml((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    pytester.makepyfile(
+        """
+        import pytest
+        import halfframe
+
+        def run(t2v):
+            with halfframe.enabled(t2v):
+                t2v.generate("a ball", size=(16, 16), frame_num=1, sampling_steps=2, offload_model=False)
+
+        def test_unexpected(t2v):
+            run(t2v)
+
+        def test_expected(t2v):
+            with pytest.warns(halfframe.HalfframeWarning, match="nothing was skipped"):
+                run(t2v)
+
+        @pytest.mark.logs_warnings
+        def test_logged(t2v):
+            run(t2v)
+        """
+    )
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["*unexpected warnings: *nothing was skipped*"])
 
 
 def test_an_expert_call_hook_that_edits_in_place_is_refused_by_name(t2v: Any) -> None:

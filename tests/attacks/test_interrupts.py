@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from typing import Any
 
 import pytest
 
 import halfframe
+from halfframe import handle as handle_module
 from halfframe.hosts.patching import Patches
 
 from . import interrupts
@@ -35,6 +38,52 @@ def test_an_interrupt_within_an_undo_leaves_no_patch() -> None:
     with pytest.raises(KeyboardInterrupt):
         patches.undo()
     assert vars(thing) == {}
+
+
+@pytest.mark.filterwarnings("ignore:halfframe. halfframe was switched off while")
+def test_an_interrupt_at_any_line_of_ending_a_run_neither_hangs_nor_leaves_anything() -> None:
+    """In the code that it calls as well: an event's lock would be left held, and the second attempt wait for it."""
+    pipe, _ = interrupts.small("diffusers")
+
+    def hung(*_: Any) -> None:
+        raise interrupts.Hung
+
+    before = signal.signal(signal.SIGALRM, hung)
+    try:
+        for at in range(1, 300):
+            handle = halfframe.enable(pipe)
+            claim = handle_module._Claim()
+            claim.patches.set(pipe, "something", 1)
+            handle._claims[claim] = None
+            halfframe.disable(pipe)  # while it runs
+            seen = 0
+
+            def trace(*_: Any, at: int = at) -> Any:
+                nonlocal seen
+                seen += 1
+                if seen == at:
+                    sys.settrace(None)
+                    raise interrupts.Interrupted
+                return trace
+
+            signal.setitimer(signal.ITIMER_REAL, 20)
+            try:
+                sys.settrace(trace)
+                handle._end(claim, None)
+            except interrupts.Interrupted:
+                pass
+            finally:
+                sys.settrace(None)
+            handle._end(claim, None)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert interrupts.left_behind(pipe) == []
+            assert "something" not in vars(pipe)
+            if seen < at:
+                break
+        assert 20 < at < 299
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_an_interrupt_before_the_first_line_of_leaving_leaves_nothing(t2v: Any) -> None:

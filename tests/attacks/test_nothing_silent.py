@@ -9,6 +9,8 @@ import torch
 
 import halfframe
 from halfframe.sampling.frame_map import FrameMap
+from halfframe.sampling.outcome import warn_of_shared_noise
+from halfframe.sampling.schedule import Schedule
 
 from . import interrupts
 
@@ -27,6 +29,16 @@ def test_noise_that_frames_share_is_warned_about_where_means_are_computed() -> N
         given(one, "merge")
     given(one, "interleave")
     given(torch.randn(1, 16, 5, 8, 8), "merge")
+
+
+def test_noise_of_a_tiny_clip_is_not_taken_for_shared_noise_by_chance() -> None:
+    step = halfframe.Step(0, 2, 1000.0, 1.0, "high", 0, 1, 2, 875.0, False, ())
+    schedule = Schedule.plan([step], halfframe.Merge())
+    for seed in range(300):
+        latents = torch.randn(16, 2, 2, 2, generator=torch.Generator().manual_seed(seed))
+        warn_of_shared_noise(schedule, latents, "merge")
+    with pytest.warns(halfframe.HalfframeWarning, match="share their noise"):
+        warn_of_shared_noise(schedule, latents[:, :1].expand(-1, 2, -1, -1), "merge")
 
 
 class Odd(halfframe.Strategy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import pickle
 import weakref
@@ -17,7 +18,7 @@ import halfframe
 from halfframe.testing import tiny_diffusers_i2v, tiny_diffusers_t2v, tiny_wan_i2v, tiny_wan_t2v
 
 from ..helpers_diffusers import SCHEDULERS, run, state
-from .test_diffusers import at_step, sibling
+from .test_diffusers import at_step, in_thread, sibling
 from .test_wan_i2v import generate as generate_i2v
 from .test_wan_t2v import generate
 
@@ -135,7 +136,41 @@ def test_expert_exchanged_for_a_copy(t2v: Any, strategy: Any, step: int, name: s
     assert torch.equal(run(t2v), plain)
 
 
+def test_expert_exchanged_by_another_thread(t2v: Any) -> None:
+    """As where a callback has a worker do it, and waits."""
+    expected, report = served(t2v, "merge")
+
+    def exchange() -> None:
+        in_thread(lambda: setattr(t2v, "transformer_2", copy.deepcopy(t2v.transformer_2)))
+
+    latents, again = served(t2v, "merge", at_step(LAST_HIGH, exchange))
+    assert torch.equal(latents, expected)
+    assert counts(again) == counts(report)
+
+
 # Calls that are no part of the run.
+
+
+@pytest.mark.parametrize("value", [None, 500.0])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_another_thread_that_says_it_is_at_a_step(t2v: Any, strategy: str, value: float | None) -> None:
+    """Whether a call is the loop's own is for the loop's own thread to say."""
+    expected, report = served(t2v, strategy)
+    calls: list[None] = []
+
+    def between_passes(*_: Any) -> None:
+        calls.append(None)
+        if len(calls) == 5:  # the third step's conditional pass
+            before = t2v._current_timestep
+            in_thread(lambda: setattr(t2v, "_current_timestep", value))
+            vars(t2v)["_current_timestep"] = before
+
+    handle = t2v.transformer.patch_embedding.register_forward_hook(between_passes)
+    latents, again = served(t2v, strategy)
+    handle.remove()
+    assert len(calls) == 12
+    assert torch.equal(latents, expected)
+    assert counts(again) == counts(report)
 
 
 def expert_call(pipe: Any, name: str) -> Tensor:
@@ -201,6 +236,39 @@ def test_copies_made_in_a_callback_are_plain(t2v: Any, step: int, how: Callable[
     for pipe in (made["pipe"], fresh):
         assert torch.equal(run(pipe), plain)
         assert torch.equal(served(pipe, "merge")[0], expected)
+
+
+@pytest.mark.parametrize("own_forward", [False, True])
+def test_a_shallow_copy_of_an_expert_is_plain(t2v: Any, own_forward: bool) -> None:
+    """It may be called between the passes of a step, and its parts may be exchanged."""
+    if own_forward:
+        t2v.transformer.forward = functools.partial(type(t2v.transformer).forward, t2v.transformer)
+    expected, report = served(t2v, "merge")
+    names = {*vars(t2v.transformer)}
+    plain = expert_call(t2v, "transformer")
+    made: list[Any] = []
+
+    class Copies:
+        @halfframe.hookimpl
+        def halfframe_expert_call(self, call: halfframe.ExpertCall) -> None:
+            if call.step.index == 2 and call.number == 0:
+                made.append(copy.copy(t2v.transformer))
+                given = torch.ones(1, 16, 5, 4, 6), torch.tensor([500.0]), torch.ones(1, 8, 16)
+                assert torch.equal(made[0](*given).sample, plain)
+
+    with halfframe.enabled(t2v, "merge", plugins=[Copies()]) as enabled:
+        assert torch.equal(run(t2v), expected)
+    assert enabled.report is not None
+    assert counts(enabled.report) == counts(report)
+    (twin,) = made
+    assert {*vars(twin)} == {*vars(t2v.transformer)} == names
+    first, t2v.transformer = t2v.transformer, twin
+    assert torch.equal(expert_call(t2v, "transformer"), plain)
+    if not own_forward:
+        twin._modules = {**twin._modules, "proj_out": t2v.transformer_2.proj_out}
+        assert not torch.equal(expert_call(t2v, "transformer"), plain)
+    t2v.transformer = first
+    assert torch.equal(expert_call(t2v, "transformer"), plain)
 
 
 @pytest.mark.parametrize("make", [tiny_wan_t2v, tiny_diffusers_t2v])

@@ -234,6 +234,16 @@ def test_a_run_that_saved_carries_no_note() -> None:
     assert "nothing was skipped" not in str(report) + report.summary()
 
 
+def test_what_may_surprise_is_in_the_dict_and_in_the_line() -> None:
+    report = report_of(low=0)
+    (note,) = report.notes
+    assert "no low-noise step" in note
+    assert report.to_dict()["notes"] == [note]
+    assert report.summary().endswith(f"; note: {note}")
+    assert "\n" not in report.summary()
+    assert report_of().to_dict()["notes"] == []
+
+
 def test_no_expert_switch_no_mention_of_one() -> None:
     report = report_of(low=0)
     assert report.switch_step is None

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from halfframe.hosts.patching import Patches, itself
+from halfframe.hosts.patching import Patches
 
 __all__ = ["Around", "intercept", "is_compiled", "original_of"]
 
 Around = Callable[[Callable[..., Any], dict[str, Any], tuple[Any, ...]], Any]
 """``(original, keywords, positional arguments) -> output``; calls ``original``, or does not."""
 
+_STATE = "__getstate__"  # asked for on the instance by `copy` and `pickle`
 _COMPILED_CALL = "_compiled_call_impl"  # where torch keeps the call of a module compiled in place
 _lock = threading.Lock()
 
@@ -45,10 +47,13 @@ class _Interception:
 class _Switchboard:
     """In place of what runs a module's call: gives it to the calling thread's interception, if it has one.
 
-    There is one per module, however many runs share it, so that they may end in any order.
+    There is one per module, however many runs share it, so that they may end in any order. Copies of the module, deep,
+    shallow or by pickling, are given their state by `state_of` and are plain.
     """
 
     def __init__(self, module: torch.nn.Module, attribute: str) -> None:
+        self._module = weakref.ref(module)
+        self._attribute = attribute
         self.original: Callable[..., Any] = getattr(module, attribute)
         self.__wrapped__ = self.original  # hosts ask `inspect.signature` which inputs the module takes
         self.was_own = attribute in vars(module)
@@ -62,8 +67,19 @@ class _Switchboard:
                 return interception.around(self.original, kwargs, args)
         return self.original(*args, **kwargs)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return itself, (self.original,)  # a copy of the module calls what it would have called
+    def state_of(self) -> Any:
+        """What a copy of the module is made of."""
+        module: Any = self._module()
+        cls = type(module)
+        own = cls.__getstate__(module) if hasattr(cls, "__getstate__") else vars(module)
+        if not isinstance(own, dict):
+            return own
+        state = {name: value for name, value in own.items() if name != _STATE}
+        if state.get(self._attribute) is self:
+            del state[self._attribute]
+            if self.was_own:
+                state[self._attribute] = self.original
+        return state
 
 
 def original_of(call: Any) -> Any:
@@ -78,8 +94,8 @@ def is_compiled(module: torch.nn.Module) -> bool:
     return vars(module).get(_COMPILED_CALL) is not None
 
 
-def intercept(module: torch.nn.Module, around: Around, patches: Patches) -> None:
-    """Have `around` make this thread's calls of `module`, until `patches` are undone.
+def intercept(module: torch.nn.Module, around: Around, patches: Patches, thread: int | None = None) -> None:
+    """Have `around` make one thread's calls of `module`, until `patches` are undone.
 
     Several interceptions of one module may be undone in any order. If somebody else replaced what was replaced here,
     theirs stays, and calls through it are plain ones.
@@ -88,9 +104,10 @@ def intercept(module: torch.nn.Module, around: Around, patches: Patches) -> None
         module: the module, or the wrapper that ``torch.compile`` put around it.
         around: makes the call, or answers without making it.
         patches: what undoes it; told first, so that nothing is ever set that is not undone.
+        thread: whose calls, by its identifier; None: the present one's.
     """
     attribute = _COMPILED_CALL if is_compiled(module) else "forward"
-    interception = _Interception(threading.get_ident(), around)
+    interception = _Interception(threading.get_ident() if thread is None else thread, around)
     board: _Switchboard | None = None
 
     def undo() -> None:
@@ -99,7 +116,11 @@ def intercept(module: torch.nn.Module, around: Around, patches: Patches) -> None
                 return
             mine: _Switchboard = board
             mine.interceptions = tuple(other for other in mine.interceptions if other is not interception)
-            if mine.interceptions or vars(module).get(attribute) is not mine:
+            if mine.interceptions:
+                return
+            if getattr(vars(module).get(_STATE), "__self__", None) is mine:
+                delattr(module, _STATE)
+            if vars(module).get(attribute) is not mine:
                 return
             if mine.was_own:
                 setattr(module, attribute, mine.original)
@@ -112,4 +133,5 @@ def intercept(module: torch.nn.Module, around: Around, patches: Patches) -> None
         board = found if isinstance(found, _Switchboard) else _Switchboard(module, attribute)
         board.interceptions = (*board.interceptions, interception)
         if board is not found:
+            setattr(module, _STATE, board.state_of)
             setattr(module, attribute, board)

@@ -81,7 +81,7 @@ class DiffusersWan:
             original(name, value)
             for route in routes:
                 if name == "_current_timestep":  # set at the head of each step; callbacks come after the scheduler's
-                    route.within_step = value is not None
+                    route.mark(value is not None)
                 route.replaced(name, value)
 
         patches.methods(pipe, {"__call__": call, "__setattr__": set_attribute})

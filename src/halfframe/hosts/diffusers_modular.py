@@ -123,15 +123,15 @@ def _calls_experts(block: Any) -> bool:
 
 def _mark_steps(pipe: Any, route: Routes, local: Patches) -> None:
     """Have `route` know the denoisers' calls of experts from those of other blocks."""
-    route.within_step = False
+    route.mark(False)
 
     def denoise(original: Any, _: Any, *args: Any, **kwargs: Any) -> Any:
         components = args[0] if args else kwargs.get("components")
-        route.within_step = components is pipe
+        route.mark(components is pipe)
         try:
             return original(*args, **kwargs)
         finally:
-            route.within_step = False
+            route.mark(False)
 
     for block in _denoisers(pipe):
         local.methods(block, {"__call__": denoise})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,15 +41,14 @@ class Routes:
         local: what undoes it.
         sources: the objects whose ``prepare_latents`` makes the latents that `pipe` starts from.
 
-    Attributes:
-        within_step: whether what is called now is the loop's own; ends with the scheduler's step.
     """
 
     def __init__(self, pipe: Any, run: SamplingRun, local: Patches, sources: Sequence[Any]) -> None:
-        self.within_step = True
+        self._within_step = True  # whether what is called now is the loop's own; ends with the scheduler's step
         self._pipe = pipe
         self._run = run
         self._local = local
+        self._thread = threading.get_ident()
         self._schedulers: list[Any] = []  # that the run is in front of
         self._cache_dit = CacheDit(local)
         self._computed: Coming = None  # at the latest step that computed anything
@@ -66,6 +66,11 @@ class Routes:
         self._pipe = None
         self._schedulers.clear()
 
+    def mark(self, within_step: bool) -> None:
+        """Say whether calls from now on are the loop's own; another thread's word is not about this run."""
+        if threading.get_ident() == self._thread:
+            self._within_step = within_step
+
     def replaced(self, name: str, value: Any) -> None:
         """The pipeline's attribute `name` was set to `value` during the run."""
         if name == "scheduler":
@@ -81,7 +86,7 @@ class Routes:
         patch_scheduler(scheduler, self._run, self._local, self._after_step)
 
     def _after_step(self, before: Coming, coming: Coming) -> None:
-        self.within_step = False
+        self._within_step = False
         if before is None or isinstance(before[1], FrameMap | None):
             self._computed = before
         if coming is None or isinstance(coming[1], FrameMap | None):
@@ -128,7 +133,7 @@ class Routes:
         rope = RopePositions(plain, self._local)
 
         def around(original: Callable[..., Any], kwargs: dict[str, Any], args: tuple[Any, ...]) -> Any:
-            if not self.within_step:  # a callback's call
+            if not self._within_step:  # a callback's call
                 return original(*args, **kwargs)
             hidden_states = kwargs.get("hidden_states")
             if args or not isinstance(hidden_states, Tensor):
@@ -165,7 +170,7 @@ class Routes:
                 self._cache_dit.left_out(plain)
             return (velocity,) if kwargs.get("return_dict") is False else _model_output(velocity)
 
-        intercept(module, around, self._local)
+        intercept(module, around, self._local, self._thread)
 
 
 def _refuse_uneven_groups(module: Any, made: ForwardPass) -> None:

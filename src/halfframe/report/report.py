@@ -130,12 +130,16 @@ class Report:
         if self.prefetch is None:
             del data["prefetch"]
         data["moves"] = list(self.moves)
+        data["notes"] = list(self.notes)
         for phase in ("high", "low"):
             data[phase] = {k: list(v) if isinstance(v, tuple) else v for k, v in data[phase].items()}
         return data
 
     def summary(self) -> str:
-        """One line, as logged."""
+        """One line, as logged, with what may surprise."""
+        return "; note: ".join([self._summary(), *self.notes])
+
+    def _summary(self) -> str:
         skipped = self.high.passes_full - self.high.passes + self.low.passes_full - self.low.passes
         passes = f", {skipped} forward pass{'es' if skipped > 1 else ''} skipped" if skipped else ""
         if not self.saved:

@@ -5,6 +5,7 @@ nothing that goes wrong here may cost it.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 
 import pluggy
@@ -91,7 +92,8 @@ def warn_of_shared_noise(schedule: Schedule | None, latents: Tensor, named: str)
     if not any(isinstance(move, FrameMap) and not move.kept for move in schedule.moves):
         return
     share = frames.neighbours_share(latents)
-    if share > 0.25:
+    values = max(1, latents.numel() - latents[..., :1, :, :].numel())
+    if share > max(0.25, 6 / math.sqrt(values)):  # what chance gives is about one over the root of their number
         warn(
             f"{named} computes means of frames, but neighbouring frames of the latents to start from share their noise "
             f"(correlation {share:.2f}), so the expert is given more noise than it is told; draw noise for each frame, "
