@@ -45,16 +45,22 @@ def _rows(count: int) -> list[dict[str, Any]]:
 
 
 def _sleeping(module: Any, actors: int, seconds: float, per_actor: int) -> None:
-    """Time between the first row's end and the last one's, beside what the sleeps alone take."""
+    """Rows a second while all actors are at work, beside what the sleeps alone take."""
     with tempfile.TemporaryDirectory() as folder:
         settings = module.Settings(("function", str(seconds)), None, folder, "npy")
         rows = _rows(actors * per_actor)
         list(module.run(rows, settings, actors=actors, gpus=0, cpus=0.001, actor=Sleeping))
-        ends = sorted(json.loads(path.read_text())["ended"] for path in Path(folder).glob("*.json"))
-    # Start-up is left out: from when every actor has ended one row, up to where the first runs out of rows.
-    first, last = actors, actors * (per_actor - 1)
-    spent = ends[last - 1] - ends[first - 1]
-    rate = (last - first) / spent
+        found = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
+    ends: dict[int, list[float]] = {}
+    for row in found:
+        ends.setdefault(row["pid"], []).append(row["ended"])
+    # From when the last actor to start has ended a row, up to where the first one has none left.
+    first, last = max(map(min, ends.values())), min(map(max, ends.values()))
+    inside = sum(first < row["ended"] <= last for row in found)
+    if len(ends) < actors or inside < 2 * actors:
+        print(f"{actors:4} actors: the rows were used up before all had started; give --per-actor more", flush=True)
+        return
+    rate = inside / (last - first)
     print(f"{actors:4} actors, {seconds} s a row: {rate:6.1f} rows/s, {rate * seconds / actors:.1%} busy", flush=True)
 
 
@@ -91,7 +97,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sleep", type=float, metavar="S", help="actors sleep S seconds a row and make nothing")
     parser.add_argument("--actors", type=int, nargs="+", default=[8], metavar="N", help="pools of sleeping actors")
-    parser.add_argument("--per-actor", type=int, default=6, metavar="N", help="rows an actor (%(default)s)")
+    parser.add_argument("--per-actor", type=int, default=100, metavar="N", help="rows an actor (%(default)s)")
     parser.add_argument("--clips", type=int, default=12, metavar="N", help="of the tiny pipeline (%(default)s)")
     arguments = parser.parse_args()
     spec = importlib.util.spec_from_file_location("ray_batch", SCRIPT)
