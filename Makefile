@@ -8,7 +8,13 @@ HOSTS = $(patsubst .ci/hosts/%.txt,$(VENV)/hosts/%/.done,$(wildcard .ci/hosts/*.
 # The versions of ComfyUI that the tests run on, each with its hashes. ComfyUI is GPL: it is downloaded, never committed.
 COMFYUI = $(patsubst .ci/comfyui/%.txt,$(VENV)/comfyui/%/.done,$(wildcard .ci/comfyui/*.txt))
 
-.PHONY: demo test docs compat test-comfyui test-cache-dit clean
+# Ray and sglang, each in a folder of its own: what the examples that use them are tested on.
+ENGINES = $(patsubst .ci/engines/%.txt,$(VENV)/engines/%/.done,$(wildcard .ci/engines/*.txt))
+
+# Tests that need other packages, each with a target of its own.
+APART = comfyui cache_dit engines support
+
+.PHONY: demo test docs compat test-comfyui test-cache-dit test-engines test-support clean
 
 demo: $(VENV)/.demo
 	$(BIN)/halfframe demo
@@ -17,7 +23,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --ignore tests/comfyui --ignore tests/cache_dit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(APART:%=--ignore tests/%)
 
 # The site, into site/. Every link and every name of the API reference must be found.
 docs: $(VENV)/.docs
@@ -63,6 +69,23 @@ test-cache-dit: $(VENV)/.test $(VENV)/cache-dit/.done
 
 $(VENV)/cache-dit/.done: .ci/cache-dit.txt $(VENV)/.torch
 	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --require-hashes --upgrade --target $(@D) --requirement $<
+	touch $@
+
+# The Ray example with two actors, and the SGLang plugin on SGLang's own stage; heavy, so CI runs it after the rest.
+test-engines: $(VENV)/.test $(ENGINES)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/engines/ray $(BIN)/python -m pytest tests/engines/test_ray.py
+	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/engines/sglang $(BIN)/python -m pytest tests/engines/test_sglang.py
+
+$(VENV)/engines/%/.done: .ci/engines/%.txt $(VENV)/.torch
+	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(@D) --requirement $<
+	touch $@
+
+# LoRA, quantization, offloading and parallelism beside halfframe: the table in docs/hosts.md, line by line.
+test-support: $(VENV)/.test $(VENV)/support/.done
+	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/support:$(VENV)/hosts/diffusers-0.42.1 $(BIN)/python -m pytest tests/support
+
+$(VENV)/support/.done: .ci/support.txt $(VENV)/.torch
+	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(@D) --requirement $<
 	touch $@
 
 # Runs the host tests on every version and prints the README's table of what works.

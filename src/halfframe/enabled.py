@@ -33,7 +33,7 @@ def enabled(
 
     Args:
         pipe: a two-expert pipeline: ``wan.text2video.WanT2V`` or ``wan.image2video.WanI2V``, or diffusers'
-            ``WanPipeline`` or ``WanImageToVideoPipeline``.
+            ``WanPipeline`` or ``WanImageToVideoPipeline``, or a modular pipeline of its blocks for Wan2.2.
         strategy: what is computed at each step: the name of an installed strategy (see `halfframe.strategies`), with
             options if wanted (``"interleave:stride=3"``); a strategy object (``halfframe.Merge(stride=3, until=1)``);
             a `halfframe.Recipe` or the path of one (``"recipe.json"``); a function ``(latents, num_frames) ->

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -30,8 +31,11 @@ def pipeline() -> Any:
 
 @pytest.fixture(scope="module")
 def checkpoint(pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_checkpoint(pipeline, tmp_path_factory.mktemp("Wan2.2-T2V-A14B"))
+
+
+def saved_checkpoint(pipeline: Any, folder: Path) -> Path:
     """A folder in upstream's format: two DiT subfolders and the VAE's weights."""
-    folder = tmp_path_factory.mktemp("Wan2.2-T2V-A14B")
     config = importlib.import_module("wan.configs").WAN_CONFIGS["t2v-A14B"]
     pipeline.high_noise_model.save_pretrained(folder / config.high_noise_checkpoint)
     pipeline.low_noise_model.save_pretrained(folder / config.low_noise_checkpoint)
@@ -132,6 +136,43 @@ def test_ulysses_in_two_processes(pipeline: Any, checkpoint: Path, tmp_path: Pat
     assert finished.returncode == 0, finished.stderr
     # Upstream's parallel attention runs in bfloat16, which the single process here does not.
     torch.testing.assert_close(torch.load(saved), expected(pipeline), rtol=0, atol=0.1)
+
+
+def test_ulysses_over_two_hosts(tmp_path: Path) -> None:
+    """The README's line for several hosts: two launchers of two processes each, as one group of four."""
+    sizes = WanSizes(text_dim=4096, num_heads=4)  # Ulysses gives each process whole heads
+    four = tiny_wan_t2v(sizes=sizes, text_encoder=StandInTextEncoder(8, 4096))
+    saved = tmp_path / "video.pt"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [*COMMON, "--ckpt_dir", str(saved_checkpoint(four, tmp_path / "weights")), *SMALL]
+    arguments += ["--save_file", str(saved), "--enable_half_frame_generation", "--ulysses_size", "4"]
+    launchers = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node_rank={node}"),
+                *("--nproc_per_node=2", "--master_addr=127.0.0.1", f"--master_port={port}"),
+                *("-m", "halfframe", str(SCRIPT), *arguments),
+            ],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node in range(2)
+    ]
+    try:
+        outputs = [launcher.communicate(timeout=300) for launcher in launchers]
+    finally:
+        for launcher in launchers:
+            launcher.kill()
+    assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
+    told = [stdout for stdout, _ in outputs]
+    assert [stdout.count("halfframe report: ") for stdout in told] == [1, 0]
+    assert "rank 3: creating" in told[1]
+    # Upstream's parallel attention runs in bfloat16, which the single process here does not.
+    torch.testing.assert_close(torch.load(saved), expected(four), rtol=0, atol=0.1)
 
 
 def fails(message: str, *arguments: str) -> None:
