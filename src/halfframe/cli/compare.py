@@ -11,9 +11,9 @@ from pathlib import Path
 from halfframe.cli.options import add_guidance, add_pipeline, add_strategy, guidance_from
 from halfframe.compare import pipelines
 from halfframe.compare.files import compare_files
-from halfframe.compare.output import markdown
 from halfframe.compare.results import Comparison, Variant, fewer_steps
 from halfframe.compare.runner import compare
+from halfframe.compare.summary import markdown
 from halfframe.errors import HalfframeError, OptionError
 from halfframe.plugins.strategies import DEFAULT_STRATEGY
 

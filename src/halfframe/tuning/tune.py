@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from halfframe.compare.generators import diffusers_generate, official_generate
 from halfframe.errors import OptionError, is_count
 from halfframe.strategies.recipe import Recipe
-from halfframe.tuning.frontier import plot, table, to_dict, write_json
+from halfframe.tuning.clips import clips_of
+from halfframe.tuning.frontier import html_page, table, to_dict, write_json
 from halfframe.tuning.log import Log
 from halfframe.tuning.result import Measured, Tuning
 from halfframe.tuning.search import MoveTable, best_moves, parts_of
@@ -118,7 +119,7 @@ def tune_cases(
     The plain clips are run once; then every move at every step alone, from the stored state before that step; then, for
     each budget, the recipes that the search expects to be best, and around the best of those again. At the end the
     chosen recipes are run on clips that the search did not see, beside fewer steps at equal cost, with all their
-    guidance and with it truncated.
+    guidance and with it truncated. Of the first of these clips the report shows the recipes' and the rivals' videos.
 
     Args:
         pipe: a pipeline that `halfframe.enabled` serves.
@@ -160,6 +161,9 @@ def tune_cases(
     tuning = Tuning(steps, tables, chosen, checked, rivals, peak)
     if folder is not None:
         _save(tuning, folder)
+        page = folder / "report.html"
+        shown, notes = clips_of(tuning, pipe, partial(call, cases if check else 0), page, tell)
+        page.write_text(html_page(tuning, shown, notes), encoding="utf-8")
     return tuning
 
 
@@ -257,5 +261,3 @@ def _save(tuning: Tuning, folder: Path) -> None:
         replace(found.recipe, measured=measured).save(folder / name)
     write_json(tuning, folder / "tuning.json")
     (folder / "tuning.md").write_text(table(tuning), encoding="utf-8")
-    with contextlib.suppress(ImportError):  # matplotlib is of the extra `compare`
-        plot(tuning, folder / "frontier.png")
