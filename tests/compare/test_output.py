@@ -26,12 +26,12 @@ def clip(level: int = 100, num_frames: int = 9, height: int = 30, width: int = 4
 def comparison() -> Comparison:
     """A baseline of 20 s, a variant with a figure for everything, and a failed one."""
     quality = Quality(0.01, (20.0, float("inf")), (0.9, 1.0), None, 0.95, {"lpips": "not at hand"})
-    baseline = Results(Variant("baseline"), 20, [Trial("a cat", 0, 20.0, (2, 16, 16, 3), 1.01)])
+    baseline = Results(Variant("baseline"), 20, [Trial("a cat", 0, (20.0,), (2, 16, 16, 3), 1.01)])
     report = {"predicted_speedup": 1.5, "note": ""}
     halved = Results(
         Variant("halved", {"strategy": "x", "f": max}),
         20,
-        [Trial("a cat", 0, 16.0, (2, 16, 16, 3), 0.61, quality, report)],
+        [Trial("a cat", 0, (16.0,), (2, 16, 16, 3), 0.61, quality, report)],
     )
     failed = Results(fewer_steps(13, "at equal cost"), 13, [], "RuntimeError: a | b")
     return Comparison(baseline, [halved, failed], {"machine": "one", "prompts": ["a cat", "a dog"]}, ["a remark"])

@@ -40,7 +40,8 @@ def rivals(comparison: Comparison, mode: EqualCost) -> list[Results]:
         note = "at " + " and ".join(reasons)
         asked_for = [r for r in comparison.variants if r.variant.options is None and r.steps == steps]
         for results in asked_for:
-            results.variant = replace(results.variant, note="; ".join(filter(None, [results.variant.note, note])))
+            if note not in results.variant.note:
+                results.variant = replace(results.variant, note="; ".join(filter(None, [results.variant.note, note])))
         if not asked_for:
             added.append(Results(fewer_steps(steps, note), steps))
     comparison.variants.extend(added)

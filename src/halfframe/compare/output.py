@@ -8,7 +8,6 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ import numpy.typing as npt
 
 from halfframe.compare import pictures
 from halfframe.compare.extras import require
-from halfframe.compare.report_page import clip_sheets
+from halfframe.compare.report_page import clip_sheets, read_sheets
 from halfframe.compare.results import Comparison
 from halfframe.compare.summary import html_page, markdown
+from halfframe.compare.unfinished import Unfinished
 from halfframe.compare.videos import FPS, write_video
 
 __all__ = ["Writer"]
@@ -35,24 +35,55 @@ class Writer:
     Args:
         folder: is made if need be; None to write nothing.
         fps: of the clips.
+        earlier: what a comparison that is gone on from wrote, whose files are this one's then.
+
+    Attributes:
+        folder: that folder.
+        unfinished: keeps the clips of the case that is in work; None if `keep_clips` was not called.
     """
 
-    def __init__(self, folder: str | Path | None, fps: float = FPS) -> None:
+    def __init__(self, folder: str | Path | None, fps: float = FPS, earlier: Mapping[str, Any] | None = None) -> None:
         self.folder = None if folder is None else Path(folder)
+        self.unfinished: Unfinished | None = None
         self._fps = fps
         self._paths: dict[tuple[str, str], Path] = {}
         self._cases: list[dict[str, Any]] = []
+        if self.folder is None:
+            return
+        for package in ("imageio.v2", "imageio_ffmpeg", "matplotlib", "PIL"):
+            require(package, "write clips and pictures")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if earlier is not None:
+            paths = {(name, owner): self.folder / path for name, owner, path in earlier["files"]}
+            self._paths = {key: path for key, path in paths.items() if path.is_file() and not path.is_symlink()}
+            if ("report.html", "") in self._paths:
+                self._cases = read_sheets(self._paths["report.html", ""])
+
+    def keep_clips(self, earlier: Mapping[str, Any] | None = None) -> None:
+        """From now on `unfinished` is there, if there is a folder; also with what is left of an earlier comparison.
+
+        Raises:
+            OptionError: another process goes on from the same.
+        """
         if self.folder is not None:
-            for package in ("imageio.v2", "imageio_ffmpeg", "matplotlib", "PIL"):
-                require(package, "write clips and pictures")
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.unfinished = Unfinished(self.folder, None if earlier is None else earlier["unfinished"])
+
+    def shows(self, case: str) -> bool:
+        """Whether the pictures of a case were made."""
+        return any(one["key"] == case for one in self._cases)
 
     def tables(self, comparison: Comparison) -> None:
         """``comparison.json`` and ``comparison.md``; each is replaced as a whole."""
         if self.folder is not None:
-            data = json.dumps(comparison.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-            for name, text in (("comparison.json", data + "\n"), ("comparison.md", markdown(comparison))):
-                self._write(comparison, name, partial(_write_text, text=text))
+            self._write(comparison, "comparison.md", lambda path: _write_text(path, markdown(comparison)))
+            self._write(comparison, "comparison.json", lambda path: _write_text(path, self._json(comparison)))
+
+    def _json(self, comparison: Comparison) -> str:
+        """The comparison, and what a later call has to know to go on."""
+        assert self.folder is not None
+        files = [[*key, str(path.relative_to(self.folder))] for key, path in self._paths.items()]
+        data = {**comparison.to_dict(), "files": files, "unfinished": self.unfinished and self.unfinished.path.name}
+        return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
     def clip(self, comparison: Comparison, video: npt.NDArray[np.uint8], case: str, name: str) -> None:
         """One variant's clip at full size, ``<case>/<name>.mp4``."""
@@ -80,10 +111,13 @@ class Writer:
                 self._write(comparison, "per-frame.png", lambda path: pictures.plot(comparison, path))
             self._report(comparison)
             self.tables(comparison)
+        if self.unfinished is not None:
+            self.unfinished.close()
 
     def _report(self, comparison: Comparison, case: Callable[[], dict[str, Any]] | None = None) -> None:
         def write(path: Path) -> None:
-            self._cases += [case()] if case else []
+            added = [case()] if case else []
+            self._cases = [one for one in self._cases if one["key"] not in [new["key"] for new in added]] + added
             _write_text(path, html_page(comparison, self._cases))
 
         self._write(comparison, "report.html", write)
@@ -112,14 +146,15 @@ class Writer:
             os.replace(part, path)
         except Exception as error:
             _logger.debug("%s was not written", name, exc_info=True)
+            note = f"{Path(name).name} was not written: {type(error).__name__}: {error}"
+            comparison.notes += [note] if note not in comparison.notes else []
+            comparison.lost += [note] if note not in comparison.lost else []
+        finally:  # also when it is interrupted
             if part is not None:
                 part.unlink(missing_ok=True)
             held = self._paths.get((name, owner))
             if held is not None and held.exists() and not held.stat().st_size:
                 self._paths.pop((name, owner)).unlink()  # it only held the place
-            note = f"{Path(name).name} was not written: {type(error).__name__}: {error}"
-            comparison.notes += [note] if note not in comparison.notes else []
-            comparison.lost += [note] if note not in comparison.lost else []
 
     def _path(self, name: str, owner: str) -> Path:
         """Where this writer's file `name` of `owner` is; the place is taken when it is first asked for."""

@@ -22,8 +22,9 @@ _COLUMNS = {
     "motion": "mean difference of adjacent frames over the baseline's; 1 = as much motion",
 }
 _SECONDS = (
-    "Seconds are wall time of the whole call, device synchronised, median over the clips; speed-up is the ratio of "
-    "medians over the same clips; predicted is for the experts' arithmetic alone."
+    "Seconds are wall time of the whole call, device synchronised, median over the runs, least and most in brackets; "
+    "speed-up is the median of the ratios to the baseline's run of the same clip in the same turn; predicted is for "
+    "the experts' arithmetic alone."
 )
 
 
@@ -77,11 +78,16 @@ def _row(comparison: Comparison, results: Results, columns: Sequence[str]) -> li
         results.variant.name + (" (failed)" if results.error else ""),
         "" if results.steps is None else str(results.steps),
         str(len(results.trials)),
-        number(results.seconds, ".2f"),
-        number(comparison.speedup(results), ".2f", "x"),
+        number(results.seconds, ".2f") + _spread(results.all_seconds),
+        number(comparison.speedup(results), ".2f", "x")
+        + ("" if results is comparison.baseline else _spread(comparison.speedups(results))),
         number(comparison.predicted_speedup(results), ".2f", "x"),
         *(cells[name] for name in columns),
     ]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
 
 
 def _frontier(comparison: Comparison) -> Frontier | None:
