@@ -176,12 +176,12 @@ def test_an_estimate_is_told_where_it_is_ten_seconds_or_more(monkeypatch: pytest
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     lines: list[str] = []
     work = progress.Progress(lines.append, 100)
-    work.begin("begun")
+    work.say("begun")
     for seconds, steps in ((20.0, 10), (20.0, 10), (20.0, 77), (1.0, 2)):
         now[0] += seconds
         work.done(steps, "done")
     work.add(3000)
-    work.begin("more")
+    work.say("more")
     assert lines[0] == "begun"
     assert lines[1:5] == ["done; about 180 s left".replace("180 s", "3 min"), "done; about 3 min left", "done", "done"]
     assert lines[5].startswith("more; about 31 min left")

@@ -89,7 +89,7 @@ class Bench:
         rows = self._comparison.rows
         due = [(row, self._due(row, *case)) for case in cases for row in rows]
         self._progress = Progress(self._tell, sum((row.steps or 1) * n for row, n in due), self._progress.each)
-        self._progress.begin(f"{sum(n for _, n in due)} runs to make")
+        self._progress.say(f"{sum(n for _, n in due)} runs to make")
         for number, (prompt, seed) in enumerate(cases, 1):
             case = _Case(prompt, seed, f"case {number} of {len(cases)}", f"case-{number}-seed-{seed}")
             if any(self._due(row, prompt, seed) for row in self._comparison.rows):

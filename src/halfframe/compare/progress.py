@@ -24,28 +24,32 @@ class Progress:
         self._each = each
         self._since = time.monotonic()
 
-    def begin(self, text: str) -> None:
-        """Say what there is to do."""
+    def say(self, text: str) -> None:
+        """Tell something beside."""
         self._tell(text + self._rest())
-        self._since = time.monotonic()
 
     def add(self, work: float) -> None:
         """There is more to do, or less if it is negative."""
-        self._left += work
+        self._left = max(0.0, self._left + work)
+
+    def expect(self, work: float) -> None:
+        """So much is left."""
+        self._left = work
 
     @property
     def each(self) -> float:
         """Seconds of a unit so far."""
         return self._seconds / self._done if self._done else self._each
 
-    def done(self, work: float, text: str) -> None:
-        """So much was done since the last time."""
+    def done(self, work: float, text: str = "") -> None:
+        """So much was done since the last time; `text` says what, if anything is to be told."""
         now = time.monotonic()
         self._seconds += now - self._since
         self._since = now
         self._done += work
-        self._left -= work
-        self._tell(text + self._rest())
+        self.add(-work)
+        if text:
+            self.say(text)
 
     def _rest(self) -> str:
         seconds = self.each * self._left

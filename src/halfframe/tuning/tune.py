@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from halfframe.compare.generators import diffusers_generate, official_generate
+from halfframe.compare.progress import Progress
 from halfframe.errors import OptionError, is_count
 from halfframe.strategies.recipe import Recipe
 from halfframe.tuning.clips import clips_of
@@ -147,18 +148,27 @@ def tune_cases(
     folder = None if output is None else Path(output)
     kept = {"steps": steps, "moves": list(moves), "cases": cases, **(settings or {})}
     log = Log(None if folder is None else folder / "tuning.jsonl", kept)
-    bench = Bench(pipe, call, cases, steps, log, tell)
+    progress = Progress(tell, 0)
+    bench = Bench(pipe, call, cases, steps, log, progress)
     tried = _tried(moves, bench.guided())
-    _tell_beforehand(bench, lengths, tried, len(budgets) * runs, check, tell)
-    errors = [bench.table(length, tried) for length in lengths]
+    ahead = _passes(bench, lengths, tried, [runs] * len(budgets), check)
+    progress.expect(sum(ahead))
+    progress.say(f"up to {sum(ahead):,} forward passes if nothing is known yet")
+    errors = []
+    for number, length in enumerate(lengths, 1):
+        errors.append(bench.table(length, tried))
+        progress.expect(sum(ahead[number:]))
     tables = tuple(replace(table, costs=bench.costs(tried)) for table in errors)  # by all the times that were taken
-    tell(f"{len(log)} results measured; searching")
-    chosen = tuple(_search(bench, tables, budget * steps, runs, tell) for budget in sorted(budgets, reverse=True))
+    progress.say(f"{len(log)} results measured; searching")
+    chosen = []
+    for number, budget in enumerate(sorted(budgets, reverse=True), len(lengths) + 1):
+        chosen.append(_search(bench, tables, budget * steps, runs))
+        progress.expect(sum(ahead[number:]))
     peak = _peak(bench)
     judge = bench if not check else _judge(bench, pipe, call, cases, check, kept, folder)
     checked = tuple(_run(judge, found.recipe.moves, found.cost, found.predicted) for found in chosen) if check else ()
-    rivals = tuple(_rivals(judge, steps, bench.guided(), tell))
-    tuning = Tuning(steps, tables, chosen, checked, rivals, peak)
+    rivals = tuple(_rivals(judge, steps, bench.guided()))
+    tuning = Tuning(steps, tables, tuple(chosen), checked, rivals, peak)
     if folder is not None:
         _save(tuning, folder)
         page = folder / "report.html"
@@ -167,18 +177,17 @@ def tune_cases(
     return tuning
 
 
-def _tell_beforehand(
-    bench: Bench, lengths: Sequence[int], tried: Sequence[str], recipes: int, check: int, tell: Callable[[str], None]
-) -> None:
-    """How many forward passes there will be at most, and how long they will take."""
+def _passes(
+    bench: Bench, lengths: Sequence[int], tried: Sequence[str], recipes: Sequence[int], check: int
+) -> list[int]:
+    """Forward passes at most: of each schedule's moves, of each budget's recipes, of the check and the rivals."""
     parts = len({part for move in tried for part in parts_of(move)}) - 1
-    per_step = 2 if bench.guided() else 1
-    table = sum(length + parts * length * (length + 1) // 2 for length in lengths)
-    judged = check or bench.cases
-    rivals = sum(count * (3 if per_step == 2 else 1) for count in range(1, bench.steps + 1))
-    passes = per_step * (bench.cases * (table + recipes * bench.steps) + judged * (rivals + recipes * bench.steps))
-    each = statistics.median(seconds for counts in bench.seconds.values() for seconds in counts)
-    tell(f"up to {passes:,} forward passes, about {passes * each / 60:.0f} minutes if nothing is known yet")
+    each = bench.passes()
+    tables = [each * bench.cases * (length + parts * length * (length + 1) // 2) for length in lengths]
+    search = [each * bench.cases * count * bench.steps for count in recipes]
+    rivals = sum(count * (3 if each == 2 else 1) for count in range(1, bench.steps + 1))
+    judged = (check or bench.cases) * (rivals + (len(recipes) * bench.steps if check else 0))
+    return [*tables, *search, each * judged]
 
 
 def _tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
@@ -190,9 +199,7 @@ def _tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tried))
 
 
-def _search(
-    bench: Bench, tables: Sequence[MoveTable], budget: float, runs: int, tell: Callable[[str], None]
-) -> Measured:
+def _search(bench: Bench, tables: Sequence[MoveTable], budget: float, runs: int) -> Measured:
     """The best measured recipe of `runs`: the expected best, then those around the best so far."""
     waiting: dict[tuple[str, ...], tuple[float, MoveTable]] = {}
     done: dict[tuple[str, ...], Measured] = {}
@@ -208,7 +215,7 @@ def _search(
         moves = min(waiting, key=lambda moves: waiting[moves][0])
         predicted, origin = waiting.pop(moves)
         done[moves] = found = _run(bench, moves, origin.cost(moves), predicted)
-        tell(f"budget {budget:.2f}: {' '.join(moves)}: {found.error:.3g}, expected {predicted:.3g}")
+        bench.progress.say(f"budget {budget:.2f}: {' '.join(moves)}: {found.error:.3g}, expected {predicted:.3g}")
         if found is min(done.values(), key=lambda other: other.error):
             for index, move in enumerate(moves):
                 if move != "full":
@@ -229,16 +236,16 @@ def _judge(
 ) -> Bench:
     """A bench over the clips that the search did not see."""
     log = Log(None if folder is None else folder / "check.jsonl", {**kept, "check": count})
-    judge = Bench(pipe, lambda case, steps: call(first + case, steps), count, bench.steps, log, bench.tell)
+    judge = Bench(pipe, lambda case, steps: call(first + case, steps), count, bench.steps, log, bench.progress)
     judge.seconds = bench.seconds
     return judge
 
 
-def _rivals(bench: Bench, steps: int, guided: bool, tell: Callable[[str], None]) -> Sequence[Measured]:
+def _rivals(bench: Bench, steps: int, guided: bool) -> Sequence[Measured]:
     """Fewer plain steps, and fewer steps of which the last skip the unconditional pass."""
     rivals = []
     for count in range(1, steps + 1):
-        tell(f"rivals: {count} of {steps} steps")
+        bench.progress.say(f"rivals: {count} of {steps} steps")
         if count < steps:
             rivals.append(_run(bench, ["full"] * count, float(count), None, "fewer steps"))
         for skipped in (round(count * 0.25), round(count * 0.5)) if guided else ():
