@@ -48,12 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     variants.add_argument("--fewer_steps", action="append", type=int, metavar="N", help="plain, N steps; repeatable")
     variants.add_argument("--no-equal-cost", action="store_true", help="do not add fewer steps at equal cost by itself")
     variants.add_argument(
-        "--equal-cost",
-        choices=("predicted", "measured"),
-        default="predicted",
-        help="what cost is equal: the experts' arithmetic, or the seconds of the first clip (default: %(default)s)",
-    )
-    variants.add_argument(
         "--warm_up_steps", type=int, default=2, metavar="N", help="before timing (default: %(default)s)"
     )
     variants.add_argument(
@@ -116,7 +110,7 @@ def _compared(arguments: argparse.Namespace) -> Comparison:
         prompts=arguments.prompt or [pipelines.PROMPT],
         seeds=arguments.seed or [0],
         steps=loaded.steps,
-        equal_cost=None if arguments.no_equal_cost else arguments.equal_cost,
+        equal_cost=not arguments.no_equal_cost,
         warm_up_steps=arguments.warm_up_steps,
         repeat=arguments.repeat,
         resume=arguments.resume,

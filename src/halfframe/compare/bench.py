@@ -16,7 +16,7 @@ import torch
 
 import halfframe
 from halfframe.compare import metrics
-from halfframe.compare.equal_cost import EqualCost, rivals
+from halfframe.compare.equal_cost import rivals
 from halfframe.compare.metrics import Video
 from halfframe.compare.output import Writer
 from halfframe.compare.progress import Progress
@@ -80,7 +80,7 @@ class Bench:
                 self._clip(results.variant, prompt, seed, steps)
                 self._progress.done(steps, f"warm-up: {results.variant.name} done")
 
-    def run(self, cases: Sequence[tuple[str, int]], equal_cost: EqualCost | None) -> None:
+    def run(self, cases: Sequence[tuple[str, int]], equal_cost: bool) -> None:
         """All variants of one case, in turns, then the next case: what is finished is comparable at any time.
 
         Raises:
@@ -93,9 +93,9 @@ class Bench:
         for number, (prompt, seed) in enumerate(cases, 1):
             case = _Case(prompt, seed, f"case {number} of {len(cases)}", f"case-{number}-seed-{seed}")
             if any(self._due(row, prompt, seed) for row in self._comparison.rows):
-                self._case(case, equal_cost if number == 1 else None, len(cases))
+                self._case(case, equal_cost and number == 1, len(cases))
 
-    def _case(self, case: _Case, equal_cost: EqualCost | None, cases: int) -> None:
+    def _case(self, case: _Case, equal_cost: bool, cases: int) -> None:
         self._take_up(case)
         for turn in range(self._repeat):
             self._attempt(self._comparison.baseline, case, turn)
@@ -108,8 +108,8 @@ class Bench:
                 )
             for results in list(self._comparison.variants):
                 self._attempt(results, case, turn)
-            if turn == 0 and equal_cost is not None:
-                for results in rivals(self._comparison, equal_cost):
+            if turn == 0 and equal_cost:
+                for results in rivals(self._comparison):
                     self._progress.add((results.steps or 1) * self._repeat * cases)
                     self._attempt(results, case, turn)
         rows = [row for row in self._comparison.rows if row.trial(case.prompt, case.seed)]

@@ -9,7 +9,6 @@ from typing import Any
 
 import halfframe
 from halfframe.compare.bench import Bench, GenerateFunction
-from halfframe.compare.equal_cost import EqualCost
 from halfframe.compare.extras import require
 from halfframe.compare.facts import machine_facts
 from halfframe.compare.generators import check_seeds
@@ -34,7 +33,7 @@ def compare(
     steps: int,
     pipe: Any = None,
     baseline: Variant | None = None,
-    equal_cost: EqualCost | None = "predicted",
+    equal_cost: bool = True,
     warm_up_steps: int = 2,
     repeat: int = 1,
     temporal_stride: int = 4,
@@ -56,9 +55,7 @@ def compare(
         pipe: the pipeline that `generate` uses, for variants with halfframe's options; by default ``generate.pipe``.
         baseline: what the others are measured against; by default, the pipeline as it is.
         equal_cost: adds for each variant with halfframe's options, after its first clip, the plain pipeline with as
-            many steps as cost the same: by the report's predicted speed-up of the experts (``"predicted"``; by the
-            measured one where there is none), or by the seconds of that clip (``"measured"``), which lets fewer steps
-            pay for what does not depend on the steps. None for no such variants.
+            many steps as take the experts the same time, see `halfframe.compare.equal_cost`.
         warm_up_steps: steps of an untimed clip before the timed ones, for each variant; 0 for none.
         repeat: timed runs of each clip, the variants in turns, so that a machine that is busy for a while is so for
             all of them; medians and their spread are shown.
@@ -79,7 +76,7 @@ def compare(
     first = Variant("baseline") if baseline is None else baseline
     rows = [Results(variant, variant.steps or steps) for variant in (first, *variants)]
     pipe = getattr(generate, "pipe", None) if pipe is None else pipe
-    _check(rows, prompts, seeds, steps, warm_up_steps, equal_cost)
+    _check(rows, prompts, seeds, steps, warm_up_steps)
     if not is_count(repeat, 1):
         raise OptionError(f"repeat={repeat!r}; needed: an integer, 1 or more.")
     if resume and output is None:
@@ -120,7 +117,6 @@ def _check(
     seeds: Sequence[int],
     steps: int,
     warm_up_steps: int,
-    equal_cost: EqualCost | None,
 ) -> None:
     if len(rows) < 2:
         raise OptionError("there is nothing to compare the baseline with; give one variant or more.")
@@ -136,8 +132,6 @@ def _check(
     check_seeds(seeds)
     if steps < 1 or warm_up_steps < 0:
         raise OptionError(f"steps={steps}, warm_up_steps={warm_up_steps}; needed: 1 or more, and 0 or more.")
-    if equal_cost not in ("predicted", "measured", None):
-        raise OptionError(f"equal_cost={equal_cost!r} is unknown; needed: 'predicted', 'measured' or None.")
 
 
 def _check_options(variant: Variant, pipe: Any) -> None:
