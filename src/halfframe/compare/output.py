@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from halfframe.compare import pictures
 from halfframe.compare.extras import require
 from halfframe.compare.report_page import clip_sheets, read_sheets
-from halfframe.compare.results import Comparison
+from halfframe.compare.results import Comparison, describe
 from halfframe.compare.summary import html_page, markdown
 from halfframe.compare.unfinished import Unfinished
 from halfframe.compare.videos import FPS, write_video
@@ -125,7 +126,11 @@ class Writer:
     def _video(self, path: Path, video: npt.NDArray[np.uint8]) -> None:
         """Write a clip and look whether it is whole: under a full disk ffmpeg cuts it short without a word."""
         write_video(path, video, self._fps)
-        with require("imageio.v2", "check clips").get_reader(path, format="FFMPEG") as reader:
+        found = 0
+        with (
+            contextlib.suppress(Exception),  # ffmpeg's words for it go on for pages
+            require("imageio.v2", "check clips").get_reader(path, format="FFMPEG") as reader,
+        ):
             found = reader.count_frames()
         if found != len(video):
             raise OSError(f"{found} of {len(video)} frames are in it; is the disk full?")
@@ -146,7 +151,7 @@ class Writer:
             os.replace(part, path)
         except Exception as error:
             _logger.debug("%s was not written", name, exc_info=True)
-            note = f"{Path(name).name} was not written: {type(error).__name__}: {error}"
+            note = f"{Path(name).name} was not written: {describe(error)}"
             comparison.notes += [note] if note not in comparison.notes else []
             comparison.lost += [note] if note not in comparison.lost else []
         finally:  # also when it is interrupted

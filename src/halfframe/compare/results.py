@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -223,8 +224,8 @@ class Comparison:
 
 
 def describe(error: BaseException) -> str:
-    """The error as one line, with its type."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    """The error as one line, with its type; of one that goes on for pages, as ffmpeg's, the beginning."""
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 400)}"
 
 
 class ComparisonError(HalfframeError):
