@@ -152,6 +152,9 @@ class Session:
                 f"  {section.run_steps} steps are run ({high} + {low}), and extrapolated to {section.steps}"
             )
 
+        minutes = self._cost(section.run_steps) / 60
+        self._group.say(f"  about {minutes:.0f} min for all of it" if minutes >= 1 else "  less than a minute for all")
+
     def run(self, until: float | None) -> list[str]:
         """Run what is pending as long as it will be over by `until`; returns the names of what was left."""
         while (variant := self.pending()) is not None:

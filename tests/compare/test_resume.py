@@ -101,6 +101,32 @@ def test_it_goes_on_wherever_it_was_interrupted(tmp_path: Path, whole: tuple[Pat
     assert again.calls == []
 
 
+def test_an_interruption_while_a_clip_is_written_loses_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("halfframe.compare.output.write_video", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compare(Machine(), VARIANTS, output=tmp_path, **CASES)
+    assert not list(tmp_path.rglob("*.mp4"))
+    assert not list(tmp_path.rglob(".part-*"))
+    machine = Machine()
+    compare(machine, VARIANTS, output=tmp_path, resume=True, **CASES)
+    assert len(machine.calls) == 5  # the first clip was made
+    assert len(list(tmp_path.rglob("*.mp4"))) == 2 * 3 + 2
+
+
+def test_files_outside_of_the_folder_are_not_taken_for_its_own(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        compare(Machine(4), VARIANTS, output=tmp_path / "out", **CASES)
+    path = tmp_path / "out" / "comparison.json"
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, "files": [["comparison.md", "", "../theirs"]]}))
+    with pytest.raises(OptionError, match="outside of its folder"):
+        compare(Machine(), VARIANTS, output=tmp_path / "out", resume=True, **CASES)
+
+
 def test_what_failed_is_tried_again(tmp_path: Path) -> None:
     def broken(prompt: str, seed: int, steps: int) -> np.ndarray:
         if steps == 3:

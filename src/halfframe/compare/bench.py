@@ -69,15 +69,17 @@ class Bench:
             getattr(generate, "device", None) or ("cuda" if torch.cuda.is_available() else "cpu")
         )
 
-    def warm_up(self, prompt: str, seed: int, steps: int) -> None:
+    def warm_up(self, cases: Sequence[tuple[str, int]], steps: int) -> None:
         """An untimed clip per way of computing; what fails here fails again, and is reported, in the timed run."""
+        if not any(self._due(row, *case) for row in self._comparison.rows for case in cases):
+            return
         rows = [row for row in self._comparison.rows if row is self._comparison.baseline or row.variant.options]
         for results in rows:  # the others have the same shapes as the baseline
             self._tell(f"warm-up: {results.variant.name}, {steps} steps")
             self._progress = Progress(self._tell, 0)
             with contextlib.suppress(Exception), warnings.catch_warnings():
                 warnings.simplefilter("ignore", HalfframeWarning)  # so few steps may all be low-noise ones
-                self._clip(results.variant, prompt, seed, steps)
+                self._clip(results.variant, *cases[0], steps)
                 self._progress.done(steps, f"warm-up: {results.variant.name} done")
 
     def run(self, cases: Sequence[tuple[str, int]], equal_cost: bool) -> None:
@@ -132,6 +134,7 @@ class Bench:
             clip = unfinished.kept(case.slug, name) if trial and unfinished else None
             if clip is not None:
                 case.videos[name] = to_bytes(clip)
+                self._writer.clip(self._comparison, case.videos[name], case.slug, name)
             if results is self._comparison.baseline:
                 case.reference = clip
                 if trial is not None and clip is None:

@@ -56,7 +56,8 @@ class Writer:
         self.folder.mkdir(parents=True, exist_ok=True)
         if earlier is not None:
             paths = {(name, owner): self.folder / path for name, owner, path in earlier["files"]}
-            self._paths = {key: path for key, path in paths.items() if path.is_file() and not path.is_symlink()}
+            links = {path for path in paths.values() if path.is_symlink() or path.parent.is_symlink()}
+            self._paths = {key: path for key, path in paths.items() if path.is_file() and path not in links}
             if ("report.html", "") in self._paths:
                 self._cases = read_sheets(self._paths["report.html", ""])
 
@@ -87,8 +88,8 @@ class Writer:
         return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
     def clip(self, comparison: Comparison, video: npt.NDArray[np.uint8], case: str, name: str) -> None:
-        """One variant's clip at full size, ``<case>/<name>.mp4``."""
-        if self.folder is not None:
+        """One variant's clip at full size, ``<case>/<name>.mp4``, if it is not there already."""
+        if self.folder is not None and (f"{case}/{_slug(name)}.mp4", name) not in self._paths:
             self._write(comparison, f"{case}/{_slug(name)}.mp4", lambda path: self._video(path, video), name)
 
     def pictures(

@@ -102,10 +102,11 @@ def compare(
     writer = Writer(output, earlier=left)
     writer.keep_clips(left)
     bench = Bench(generate, pipe, comparison, writer, progress or _logger.info, temporal_stride, repeat)
+    cases = [(prompt, seed) for prompt in prompts for seed in seeds]
     try:
         if warm_up_steps:
-            bench.warm_up(prompts[0], seeds[0], warm_up_steps)
-        bench.run([(prompt, seed) for prompt in prompts for seed in seeds], equal_cost)
+            bench.warm_up(cases, warm_up_steps)
+        bench.run(cases, equal_cost)
     finally:
         writer.finish(comparison)
     return comparison

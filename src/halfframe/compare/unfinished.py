@@ -37,6 +37,8 @@ class Unfinished:
 
     def __init__(self, folder: Path, name: str | None) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder)) if name is None else folder / name
+        if self.path.is_symlink():
+            raise OptionError(f"{self.path} is a link; leave out resume, or name another folder.")
         self.path.mkdir(exist_ok=True)
         self._lock = (self.path / "lock").open("w")
         try:
@@ -96,7 +98,10 @@ def earlier(folder: Path) -> dict[str, Any] | None:
     path = max(found, key=lambda path: path.stat().st_mtime)
     try:
         data = dict(json.loads(path.read_text(encoding="utf-8")))
-        return data if isinstance(data["files"], list) else None
+        paths = [Path(data["unfinished"] or ".unfinished"), *(Path(place) for _, _, place in data["files"])]
+        if any(place.is_absolute() or ".." in place.parts for place in paths) or paths[0].parts[1:]:
+            raise ValueError("it names files outside of its folder")
+        return data
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OptionError(f"{path} is nothing to go on from ({describe(error)}); leave out resume.") from error
 
