@@ -8,8 +8,11 @@ from collections.abc import Callable
 
 from _results import Results, Section, Trials
 from _steps import Run
-from _variants import BASELINE, Clip, equal_steps
+from _variants import BASELINE, Clip
 from halfframe import Strategy
+from halfframe.compare.equal_cost import equal_steps
+from halfframe.compare.results import fewer_steps
+from halfframe.compare.tables import Table, number
 
 __all__ = ["Figures", "comparison", "markdown", "rivals"]
 
@@ -65,12 +68,12 @@ def rivals(section: Section) -> dict[int, list[str]]:
         return {}
     run = baseline.runs[0]
     rest = run.rest - run.solver
-    step = (section.seconds(run, baseline) - rest) / section.steps
+    step = (section.seconds(run, BASELINE.name) - rest) / section.steps
     found: dict[int, list[str]] = {}
     for name, trials in section.trials.items():
-        if trials is baseline or not trials.runs or trials.steps != section.steps or section.untimed(trials):
+        if trials is baseline or not trials.runs or trials.steps != section.steps or section.untimed(name):
             continue
-        count = equal_steps(section.seconds(trials.runs[0], trials), rest, step, section.steps)
+        count = equal_steps(section.seconds(trials.runs[0], name), rest, step, section.steps)
         if count is not None:
             found.setdefault(count, []).append(name)
     return dict(sorted(found.items(), reverse=True))
@@ -82,11 +85,11 @@ def comparison(section: Section) -> list[Figures]:
     named = [(name, trials) for name, trials in section.trials.items() if trials.steps == section.steps]
     lines = [_figures(section, name, trials) for name, trials in named]
     for steps, names in fewer.items():
-        name = f"fewer steps: {steps}"
+        name = fewer_steps(steps).name
         trials = section.trials.get(name)
         if trials is None and section.extrapolated:
             # A shortened run with fewer steps would be the baseline's over again.
-            trials = Trials(section.trials[BASELINE.name].runs, steps=steps)
+            trials = Trials(section.trials[BASELINE.name].runs, steps)
         if trials is not None:
             line = _figures(section, name, trials)
             note = "; ".join(filter(None, ["at the cost of " + ", ".join(names), line.note]))
@@ -99,12 +102,12 @@ def _figures(section: Section, name: str, trials: Trials) -> Figures:
     plain = baseline.runs if baseline else []
     if not trials.runs or baseline is None or not plain:
         return Figures(name, trials.steps, False, note=_note(trials))
-    if refused := section.untimed(trials) or section.untimed(baseline):
+    if refused := section.untimed(name if name in section.trials else BASELINE.name) or section.untimed(BASELINE.name):
         return Figures(name, trials.steps, False, note="; ".join(filter(None, [_note(trials), refused])))
     reference = plain[0]
-    seconds = statistics.median(section.seconds(run, trials) for run in trials.runs)
-    reference_seconds = statistics.median(section.seconds(run, baseline) for run in plain)
-    ideal = section.seconds(trials.runs[0].ideal(reference, section.alone), trials)
+    seconds = statistics.median(section.seconds(run, name, trials.steps) for run in trials.runs)
+    reference_seconds = statistics.median(section.seconds(run, BASELINE.name) for run in plain)
+    ideal = section.seconds(trials.runs[0].ideal(reference, section.alone), name, trials.steps)
     reports = [run.report for run in trials.runs if run.report is not None]
     return Figures(
         name=name,
@@ -145,21 +148,21 @@ def _note(trials: Trials) -> str:
     return "; ".join(dict.fromkeys(notes))
 
 
-_COLUMNS: list[tuple[str, Callable[[Figures], str]]] = [
-    ("variant", lambda f: f.name),
-    ("steps", lambda f: str(f.steps)),
-    ("seconds", lambda f: _marked(f, f.seconds, ".2f")),
-    ("speed-up", lambda f: _marked(f, f.speedup, ".2f", "x")),
-    ("forwards allow", lambda f: _marked(f, f.ideal_speedup, ".2f", "x")),
-    ("share of that", lambda f: _marked(f, f.share_of_ideal, ".1%")),
-    ("no forward, s", lambda f: _number(f.rest, ".2f")),
-    ("overhead", lambda f: _number(f.overhead, "+.2%")),
-    ("FLOP model", lambda f: _number(f.predicted_speedup, ".2f", "x")),
-    ("peak GPU GiB", lambda f: _number(f.peak_gpu_gib, ".1f")),
-    ("peak host GiB", lambda f: _number(f.peak_host_gib, ".1f")),
-    ("runs", lambda f: str(f.runs)),
-    ("note", lambda f: f.note),
-]
+_COLUMNS: dict[str, Callable[[Figures], str]] = {
+    "variant": lambda f: f.name,
+    "steps": lambda f: str(f.steps),
+    "seconds": lambda f: _marked(f, f.seconds, ".2f"),
+    "speed-up": lambda f: _marked(f, f.speedup, ".2f", "x"),
+    "forwards allow": lambda f: _marked(f, f.ideal_speedup, ".2f", "x"),
+    "share of that": lambda f: _marked(f, f.share_of_ideal, ".1%"),
+    "no forward, s": lambda f: number(f.rest, ".2f"),
+    "overhead": lambda f: number(f.overhead, "+.2%"),
+    "FLOP model": lambda f: number(f.predicted_speedup, ".2f", "x"),
+    "peak GPU GiB": lambda f: number(f.peak_gpu_gib, ".1f"),
+    "peak host GiB": lambda f: number(f.peak_host_gib, ".1f"),
+    "runs": lambda f: str(f.runs),
+    "note": lambda f: f.note,
+}
 
 
 def markdown(results: Results) -> str:
@@ -183,7 +186,7 @@ run; peak host memory is the process's up to then, since it cannot be reset."""
 
 def _section(section: Section) -> list[str]:
     clip = Clip.parse(section.clip)
-    high, low = section.splits[section.steps]
+    high, low = section.split(section.steps)
     offload = ", offload_model=True" if section.offload else ""
     lines = [
         f"## {section.host}: {clip.video_frames} frames {clip.width}x{clip.height}{offload}",
@@ -191,13 +194,13 @@ def _section(section: Section) -> list[str]:
         f"- {section.steps} steps, {high} high-noise and {low} low-noise, {section.solver}, shift {section.shift:g}; "
         f"CFG truncation {section.truncation[0]}, {section.truncation[1]}",
         *(
-            f"- one forward on {count} of {section.latent_frames} latent frames, alone: {seconds:.4f} s"
+            f"- one forward on {count} of {clip.latent_frames} latent frames, alone: {seconds:.4f} s"
             for count, seconds in sorted(section.alone.items(), reverse=True)
         ),
         f"- decoding alone: {section.decode_alone:.3f} s",
     ]
     if section.extrapolated:
-        run_high, run_low = section.splits[section.run_steps]
+        run_high, run_low = section.split(section.run_steps)
         lines.append(
             f"-{_MARK}: extrapolated to the steps named from runs of {section.run_steps} steps ({run_high} high-noise "
             f"and {run_low} low-noise, CFG truncation in proportion): each forward at the mean of its kind, expert and "
@@ -209,16 +212,10 @@ def _section(section: Section) -> list[str]:
     figures = comparison(section)
     if not figures:
         return lines
-    lines += ["", "| " + " | ".join(title for title, _ in _COLUMNS) + " |"]
-    lines.append("| --- |" + " ---: |" * (len(_COLUMNS) - 2) + " --- |")
-    lines += ["| " + " | ".join(cell(line) for _, cell in _COLUMNS) + " |" for line in figures]
-    return lines
-
-
-def _number(value: float | None, form: str, unit: str = "") -> str:
-    return "" if value is None else f"{value:{form}}{unit}"
+    rows = [[cell(line) for cell in _COLUMNS.values()] for line in figures]
+    return [*lines, "", Table(list(_COLUMNS), rows, (0, len(_COLUMNS) - 1)).markdown()]
 
 
 def _marked(figures: Figures, value: float | None, form: str, unit: str = "") -> str:
-    text = _number(value, form, unit)
+    text = number(value, form, unit)
     return text + _MARK if text and figures.extrapolated else text

@@ -7,15 +7,13 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor
 
-import halfframe
 from _parallel import Group, parallelise
-from _steps import Split
 from _variants import Clip
 from halfframe.compare.generators import diffusers_generate, official_generate
 from halfframe.sampling import frames
@@ -69,35 +67,13 @@ class Spot:
     subject: Callable[..., Tensor] | None = None
 
 
-class Host(Protocol):
-    """A pipeline of one kind, built.
+class OfficialHost:
+    """``wan.text2video.WanT2V``.
 
     Attributes:
         name: on the command line and in the tables.
         pipe: what `halfframe.enabled` is given.
     """
-
-    name: str
-    pipe: Any
-
-    def generate(self, clip: Clip, steps: int, offload: bool) -> None:
-        """Make a clip."""
-
-    def forward(self, clip: Clip, latent_frames: int) -> None:
-        """One forward of the high-noise expert over so many frames of `clip`, as the loop calls it."""
-
-    def decode(self, clip: Clip) -> None:
-        """Decode a clip."""
-
-    def split(self, steps: int) -> Split:
-        """How many of so many steps each expert has, read off the host's own solver."""
-
-    def spots(self) -> list[Spot]:
-        """Where the clock is read."""
-
-
-class OfficialHost:
-    """``wan.text2video.WanT2V``."""
 
     name = "wan"
 
@@ -109,7 +85,7 @@ class OfficialHost:
             parallelise(self.pipe, group, settings.fsdp)
 
     def generate(self, clip: Clip, steps: int, offload: bool) -> None:
-        """See `Host`."""
+        """Make a clip."""
         make = official_generate(
             self.pipe,
             size=clip.size,
@@ -125,7 +101,7 @@ class OfficialHost:
             make(_PROMPT, 0, steps)
 
     def forward(self, clip: Clip, latent_frames: int) -> None:
-        """See `Host`."""
+        """One forward of the high-noise expert over so many frames of `clip`, as the loop calls it."""
         self._return_experts()
         device = self._group.device
         latents = [torch.randn(16, latent_frames, clip.height // 8, clip.width // 8, device=device)]
@@ -135,27 +111,14 @@ class OfficialHost:
             self.pipe.high_noise_model(latents, t=torch.tensor([900], device=device), context=context, seq_len=tokens)
 
     def decode(self, clip: Clip) -> None:
-        """See `Host`; upstream decodes in the first process only."""
+        """Decode a clip; upstream does so in the first process only."""
         if self._group.first:
             shape = (16, clip.latent_frames, clip.height // 8, clip.width // 8)
             with self._as_in_the_loop():
                 self.pipe.vae.decode([torch.randn(shape, device=self._group.device)])
 
-    def split(self, steps: int) -> Split:
-        """See `Host`."""
-        settings = self._settings
-        report = halfframe.plan(
-            frame_num=5,
-            sampling_steps=steps,
-            shift=settings.shift,
-            sample_solver=settings.solver,
-            boundary=self.pipe.boundary,
-            strategy=None,
-        ).report
-        return report.high.steps, report.low.steps
-
     def spots(self) -> list[Spot]:
-        """See `Host`."""
+        """Where the clock is read."""
         loop: Any = importlib.import_module("wan.text2video")
         solver = {"unipc": "FlowUniPCMultistepScheduler", "dpm++": "FlowDPMSolverMultistepScheduler"}
         return [
@@ -185,7 +148,7 @@ class OfficialHost:
 
 
 class DiffusersHost:
-    """``diffusers.WanPipeline``."""
+    """``diffusers.WanPipeline``, with the same methods."""
 
     name = "diffusers"
 
@@ -197,7 +160,7 @@ class DiffusersHost:
         self.pipe.scheduler = type(solver).from_config(solver.config, flow_shift=settings.shift)
 
     def generate(self, clip: Clip, steps: int, offload: bool) -> None:
-        """See `Host`; there is no offloading here."""
+        """See `OfficialHost`; there is no offloading here."""
         make = diffusers_generate(
             self.pipe,
             size=clip.size,
@@ -209,7 +172,7 @@ class DiffusersHost:
         make(_PROMPT, 0, steps)
 
     def forward(self, clip: Clip, latent_frames: int) -> None:
-        """See `Host`."""
+        """See `OfficialHost`."""
         sizes, dtype, device = self._settings.sizes, self._settings.dtype, self._device
         latents = torch.randn(1, 16, latent_frames, clip.height // 8, clip.width // 8, device=device)
         text = torch.randn(1, sizes.text_len, sizes.text_dim, device=device)
@@ -222,21 +185,13 @@ class DiffusersHost:
             )
 
     def decode(self, clip: Clip) -> None:
-        """See `Host`."""
+        """See `OfficialHost`."""
         shape = (1, 16, clip.latent_frames, clip.height // 8, clip.width // 8)
         with torch.no_grad():
             self.pipe.vae.decode(torch.randn(shape, device=self._device, dtype=self.pipe.vae.dtype), return_dict=False)
 
-    def split(self, steps: int) -> Split:
-        """See `Host`."""
-        solver = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
-        solver.set_timesteps(steps)
-        boundary = self.pipe.config.boundary_ratio * solver.config.num_train_timesteps
-        high = int((solver.timesteps >= boundary).sum())
-        return high, steps - high
-
     def spots(self) -> list[Spot]:
-        """See `Host`."""
+        """See `OfficialHost`."""
         return [
             Spot(self.pipe.transformer, "forward", "high", lambda hidden_states, **_: hidden_states),
             Spot(self.pipe.transformer_2, "forward", "low", lambda hidden_states, **_: hidden_states),
@@ -246,6 +201,7 @@ class DiffusersHost:
         ]
 
 
+Host = OfficialHost | DiffusersHost
 HOSTS: dict[str, Callable[[Settings, Group], Host]] = {"wan": OfficialHost, "diffusers": DiffusersHost}
 
 

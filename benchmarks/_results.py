@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from _steps import Kind, Run, Split, forwards, means
+import halfframe
+from _steps import Kind, Run, Split, means
+from _variants import BASELINE, Clip, parse, shortened
+from halfframe import Report
 
 __all__ = ["Results", "Section", "Trials"]
 
@@ -19,28 +23,13 @@ class Trials:
 
     Attributes:
         runs: in the order in which they were made.
-        cfg: whether guidance is truncated.
         steps: solver steps that the variant is about; where its runs have fewer, they are extrapolated.
         error: what went wrong; empty if nothing did.
-        kinds: forwards in `steps` steps: expert, latent frames, count; empty where all compute every frame.
     """
 
     runs: list[Run] = dataclasses.field(default_factory=list)
-    cfg: bool = False
     steps: int = 0
     error: str = ""
-    kinds: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Trials:
-        """From what `dataclasses.asdict` made of it."""
-        return cls(
-            **{
-                **data,
-                "runs": [Run.from_dict(run) for run in data["runs"]],
-                "kinds": [tuple(kind) for kind in data.get("kinds", ())],
-            }
-        )
 
 
 @dataclasses.dataclass
@@ -55,8 +44,6 @@ class Section:
         shift: of the schedule.
         solver: its name.
         truncation: of the variants with truncated guidance, at `steps`.
-        latent_frames: of the clip.
-        splits: steps of both experts, by the number of all steps.
         run_steps: steps that are really run; 0 until that is decided.
         alone: seconds of a single forward, by latent frames.
         decode_alone: seconds of decoding alone.
@@ -71,8 +58,6 @@ class Section:
     shift: float
     solver: str
     truncation: Split
-    latent_frames: int
-    splits: dict[int, Split]
     run_steps: int = 0
     alone: dict[int, float] = dataclasses.field(default_factory=dict)
     decode_alone: float = 0.0
@@ -83,16 +68,17 @@ class Section:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Section:
-        """From JSON, whose keys are text and whose tuples are lists."""
-        return cls(
-            **{
-                **data,
-                "truncation": tuple(data["truncation"]),
-                "splits": {int(steps): tuple(split) for steps, split in data["splits"].items()},
-                "alone": {int(count): seconds for count, seconds in data["alone"].items()},
-                "trials": {name: Trials.from_dict(trials) for name, trials in data["trials"].items()},
-            }
-        )
+        """From JSON, whose keys are text and whose tuples are lists; of older files too, which have more in them."""
+        section = cls(**{field.name: data[field.name] for field in dataclasses.fields(cls)})
+        section.truncation = (data["truncation"][0], data["truncation"][1])
+        section.alone = {int(count): seconds for count, seconds in data["alone"].items()}
+        section.trials = {
+            name.replace("fewer steps: ", "fewer steps, "): Trials(
+                [Run.from_dict(run) for run in trials["runs"]], trials["steps"], trials["error"]
+            )
+            for name, trials in data["trials"].items()
+        }
+        return section
 
     def same(self, other: Section) -> bool:
         """Whether both are about the same, whatever was measured."""
@@ -103,28 +89,52 @@ class Section:
         """Whether fewer steps are run than the section is about."""
         return bool(self.run_steps) and self.run_steps != self.steps
 
-    def counts(self, trials: Trials) -> dict[Kind, int]:
-        """Forwards of each kind in the steps that `trials` are about."""
-        if trials.kinds:
-            return {(expert, frames): count for expert, frames, count in trials.kinds}
-        plain = forwards(self.splits[trials.steps], self.truncation if trials.cfg else (0, 0))
-        return {(expert, self.latent_frames): count for expert, count in plain.items()}
+    def plan(self, name: str, steps: int) -> Report:
+        """What a variant computes in a run of so many steps."""
+        return _plan(Clip.parse(self.clip), name, self.truncation, self.steps, steps, self.shift, self.solver)
 
-    def untimed(self, trials: Trials) -> str:
-        """Why the runs of `trials` cannot be extrapolated; empty if they can."""
+    def kinds(self, name: str, steps: int) -> dict[Kind, int]:
+        """Its forwards by kind."""
+        report = self.plan(name, steps)
+        return {(one.expert, count): n for one in (report.high, report.low) for count, n in one.passes_by_frames}
+
+    def split(self, steps: int) -> Split:
+        """How many of so many steps each expert has."""
+        report = self.plan(BASELINE.name, steps)
+        return report.high.steps, report.low.steps
+
+    def untimed(self, name: str) -> str:
+        """Why the runs of a variant cannot be extrapolated; empty if they can."""
         try:
-            for run in trials.runs:
-                self.seconds(run, trials)
+            for run in self.trials[name].runs:
+                self.seconds(run, name)
         except ValueError as error:
             return f"not extrapolated: {error}"
         return ""
 
-    def seconds(self, run: Run, trials: Trials) -> float:
-        """Seconds of a run of the steps that `trials` are about: as measured, or extrapolated from `run`."""
-        return run.seconds if run.steps == trials.steps else run.at(trials.steps, self.counts(trials), self._known())
+    def seconds(self, run: Run, name: str, steps: int = 0) -> float:
+        """Seconds of a run of the steps that a variant is about, or of `steps`: as measured, or extrapolated."""
+        steps = steps or self.trials[name].steps
+        if run.steps == steps:
+            return run.seconds
+        known = means(run for trials in self.trials.values() for run in trials.runs)
+        return run.at(steps, self.kinds(name, steps), known)
 
-    def _known(self) -> dict[Kind, float]:
-        return means(run for trials in self.trials.values() for run in trials.runs)
+
+@functools.cache
+def _plan(clip: Clip, name: str, truncation: Split, target: int, steps: int, shift: float, solver: Any) -> Report:
+    plain = name == BASELINE.name or name.startswith("fewer steps")
+    options = {"strategy": None} if plain else shortened(parse(name, truncation).options, target, steps)
+    assert options is not None
+    options.pop("prefetch", None)
+    return halfframe.plan(
+        size=clip.size,
+        frame_num=clip.video_frames,
+        sampling_steps=steps,
+        shift=shift,
+        sample_solver=solver,
+        **options,
+    ).report
 
 
 class Results:

@@ -14,12 +14,13 @@ from _output import comparison, rivals
 from _parallel import Group
 from _pipelines import Host
 from _results import Section, Trials
-from _steps import Run, choose_steps, forwards
+from _steps import Run, choose_steps
 from _timing import Timed, alone, measured
-from _variants import BASELINE, Clip, Variant, kept_counts, planned_kinds
-from halfframe import Guidance
+from _variants import BASELINE, Clip, shortened
+from halfframe.compare import Variant, fewer_steps
+from halfframe.errors import HalfframeError
 
-__all__ = ["Latents", "Session", "fewer_steps"]
+__all__ = ["Latents", "Session"]
 
 _WARM_UP = Clip(5, 64, 64)  # two latent frames: enough to halve, and no work to speak of
 
@@ -67,11 +68,6 @@ class Latents:
         return off_by
 
 
-def fewer_steps(steps: int) -> Variant:
-    """A plain run with fewer steps."""
-    return Variant(f"fewer steps: {steps}", steps=steps)
-
-
 class Session:
     """One section of the results, and what fills it.
 
@@ -105,9 +101,7 @@ class Session:
         self._write = write
         self._failed: set[str] = set()
         for variant in self._variants:
-            trials = section.trials.setdefault(variant.name, Trials(cfg=variant.cfg, steps=section.steps))
-            trials.error = ""
-            trials.kinds = [] if variant.options is None else planned_kinds(self._clip, variant, section)
+            section.trials.setdefault(variant.name, Trials(steps=section.steps)).error = ""
 
     def pending(self) -> Variant | None:
         """The next variant to run; None if all have as many runs as were asked for."""
@@ -124,15 +118,16 @@ class Session:
     def prepare(self) -> None:
         """Warm up, and time single forwards and decoding, if that was not done yet."""
         section = self.section
-        smallest = choose_steps(section.steps, 1, section.splits.__getitem__)
+        smallest = choose_steps(section.steps, 1, section.split)
         for variant in self._variants:  # Python, kernels and libraries, all but those for the clip's own shapes
-            if not variant.prefetch:
-                options = variant.enabling(section.truncation, section.steps, smallest)
+            if "prefetch" not in (variant.options or {}):
+                options = shortened(variant.options, section.steps, smallest)
                 measured(self._host, self._group, _WARM_UP, smallest, options, offload=False)
-        for count in kept_counts(self._clip, self._variants, section.steps, section.shift, section.solver):
+        kinds = [kind for variant in self._variants for kind in section.kinds(variant.name, section.steps)]
+        for count in sorted({count for _, count in kinds}, reverse=True):
             seconds = self._alone(functools.partial(self._host.forward, self._clip, count), section.alone.get(count))
             section.alone[count] = seconds
-            self._group.say(f"  one forward on {count} of {section.latent_frames} latent frames: {seconds:.4f} s")
+            self._group.say(f"  one forward on {count} of {self._clip.latent_frames} latent frames: {seconds:.4f} s")
         section.decode_alone = self._alone(lambda: self._host.decode(self._clip), section.decode_alone or None)
         self._group.say(f"  decoding: {section.decode_alone:.3f} s")
         section.rest_guess = section.rest_guess or section.decode_alone
@@ -152,10 +147,13 @@ class Session:
                 f"--run-steps {run_steps} does not go with them"
             )
         if section.extrapolated:
-            high, low = section.splits[section.run_steps]
+            high, low = section.split(section.run_steps)
             self._group.say(
                 f"  {section.run_steps} steps are run ({high} + {low}), and extrapolated to {section.steps}"
             )
+
+        minutes = self._cost(section.run_steps) / 60
+        self._group.say(f"  about {minutes:.0f} min for all of it" if minutes >= 1 else "  less than a minute for all")
 
     def run(self, until: float | None) -> list[str]:
         """Run what is pending as long as it will be over by `until`; returns the names of what was left."""
@@ -174,28 +172,25 @@ class Session:
     def estimate(self, variant: Variant, steps: int) -> float:
         """Seconds that a run of `variant` should take, from single forwards."""
         section = self.section
-        truncation = variant.enabling(section.truncation, section.steps, steps) or {}
-        guidance = truncation.get("guidance", Guidance())
-        counts = forwards(section.splits[steps], (guidance.skip_last, guidance.skip_last_high))
-        full = section.alone[section.latent_frames]
-        halved = section.alone[min(kept_counts(self._clip, [variant], steps, section.shift, section.solver))]
         baseline = section.trials[BASELINE.name].runs
-        rest = baseline[0].rest if baseline else section.rest_guess
-        return counts["high"] * halved + counts["low"] * full + rest
+        total = baseline[0].rest if baseline else section.rest_guess
+        for (_, frames), count in section.kinds(variant.name, steps).items():
+            total += count * section.alone[min(known for known in section.alone if known >= frames)]
+        return total
 
     def _affordable(self, budget: float | None) -> int:
         section = self.section
         if budget is None:
             return section.steps
         fitting = [n for n in range(1, section.steps + 1) if self._cost(n) <= budget]
-        return choose_steps(section.steps, max(fitting, default=1), section.splits.__getitem__)
+        return choose_steps(section.steps, max(fitting, default=1), section.split)
 
     def _cost(self, steps: int) -> float:
         section = self.section
         costs = [self.estimate(variant, steps) for variant in self._variants]
         if steps == section.steps:  # only then are fewer steps run, and not had from the baseline
             rest = section.rest_guess
-            step = 2 * section.alone[section.latent_frames]
+            step = 2 * section.alone[self._clip.latent_frames]
             others = {round((cost - rest) / step) for cost in costs[1:]}
             costs += [rest + step * count for count in others]
         return 1.05 * self._repeats * sum(costs)
@@ -205,17 +200,22 @@ class Session:
 
     def _one(self, variant: Variant) -> None:
         section, steps = self.section, self._steps(variant)
-        fresh = Trials(cfg=variant.cfg, steps=variant.steps or section.steps)
-        trials = section.trials.setdefault(variant.name, fresh)
+        trials = section.trials.setdefault(variant.name, Trials(steps=variant.steps or section.steps))
         try:
             timed = measured(
                 self._host,
                 self._group,
                 self._clip,
                 steps,
-                variant.enabling(section.truncation, section.steps, steps),
+                shortened(variant.options, variant.steps or section.steps, steps),
                 offload=section.offload,
             )
+            kinds = {(one.expert, one.latent_frames): one.count for one in timed.run.forwards}
+            if kinds != section.kinds(variant.name, steps):
+                raise HalfframeError(
+                    f"the forwards made were {kinds}, those planned {section.kinds(variant.name, steps)}; what is "
+                    "extrapolated or estimated from that plan would be wrong"
+                )
         except Exception as error:
             if self._group.size > 1 or variant is BASELINE:
                 raise  # the other processes would wait for this one; nothing can be compared without a baseline

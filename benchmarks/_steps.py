@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["EXPERTS", "Forwards", "Kind", "Run", "Split", "choose_steps", "forwards", "means", "scaled"]
+__all__ = ["EXPERTS", "Forwards", "Kind", "Run", "Split", "choose_steps", "means"]
 
 EXPERTS = ("high", "low")
 Kind = tuple[str, int]
@@ -125,23 +125,3 @@ def choose_steps(target: int, largest: int, split: Callable[[int], Split]) -> in
     fitting = [n for n in range(1, target + 1) if all(b > 0 for a, b in zip(wanted, split(n), strict=True) if a)]
     candidates = [n for n in fitting if n <= largest] or fitting[:1]
     return min(candidates, key=lambda n: (abs(split(n)[0] / n - wanted[0] / target), -n))
-
-
-def forwards(split: Split, truncation: Split = (0, 0)) -> dict[str, int]:
-    """Forwards of each expert with guidance, of which the last steps go without the unconditional one.
-
-    Args:
-        split: steps of the two experts.
-        truncation: ``(last, last_high)``: so many last steps, and so many last high-noise steps.
-    """
-    high, low = split
-    last, last_high = truncation
-    return {"high": 2 * high - min(high, max(last_high, last - low)), "low": 2 * low - min(low, last)}
-
-
-def scaled(truncation: Split, target: int, steps: int) -> Split:
-    """A truncation of a run of `target` steps for one of `steps`; what is truncated at all stays so."""
-    if steps == target:
-        return truncation
-    last, last_high = (max(1, round(count * steps / target)) if count else 0 for count in truncation)
-    return last, last_high

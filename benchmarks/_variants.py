@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Mapping
 from typing import Any
 
-import halfframe
-from _steps import Split, scaled
+from _steps import Split
 from halfframe import Guidance
+from halfframe.compare import Variant
 from halfframe.plugins.configuration import configure
 from halfframe.sampling.frames import latent_frame_count
-from halfframe.sampling.schedule import planned_move, steps_of
-from halfframe.sampling.strategy import Expert, Step, frames_of
 
-__all__ = ["BASELINE", "OFFLOAD", "RESIDENT", "Clip", "Variant", "equal_steps", "kept_counts", "parse", "planned_kinds"]
+__all__ = ["BASELINE", "OFFLOAD", "RESIDENT", "Clip", "parse", "shortened"]
 
+BASELINE = Variant("baseline")
 RESIDENT = (
     "self-duplicate",
     "interleave",
@@ -68,38 +67,12 @@ class Clip:
         return f"{self.video_frames}x{self.width}x{self.height}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """One way to make the clip.
-
-    Attributes:
-        name: as the command line and the tables have it.
-        options: of ``halfframe.enabled``, truncation and prefetch apart; None for a plain run.
-        cfg: whether guidance is truncated.
-        prefetch: whether experts are prefetched.
-        steps: of a plain run with fewer steps; None for as many as the baseline's.
-    """
-
-    name: str
-    options: dict[str, Any] | None = None
-    cfg: bool = False
-    prefetch: bool = False
-    steps: int | None = None
-
-    def enabling(self, truncation: Split, target: int, steps: int) -> dict[str, Any] | None:
-        """What `halfframe.enabled` is given for a run of `steps` steps that stands for one of `target`."""
-        if self.options is None:
-            return None
-        last, last_high = scaled(truncation, target, steps) if self.cfg else (0, 0)
-        truncated = {"guidance": Guidance(skip_last=last, skip_last_high=last_high)} if self.cfg else {}
-        return {**self.options, **truncated, **({"prefetch": True} if self.prefetch else {})}
-
-
-BASELINE = Variant("baseline")
-
-
-def parse(text: str) -> Variant:
+def parse(text: str, truncation: Split) -> Variant:
     """A variant from ``STRATEGY[:option=value,...][+cfg][+prefetch]``, or ``cfg`` or ``prefetch`` alone.
+
+    Args:
+        text: as the command line and the tables have it.
+        truncation: of guidance, for ``cfg``: so many last steps, and so many last high-noise steps.
 
     Raises:
         ValueError: it is none.
@@ -111,66 +84,21 @@ def parse(text: str) -> Variant:
         head, extras = "", [head, *extras]
     if not named or set(extras) - {"cfg", "prefetch"} or len(set(extras)) < len(extras):
         raise ValueError(f"{text!r} is no variant; give STRATEGY[:option=value,...][+cfg][+prefetch], cfg or prefetch")
-    strategy = head or "none"
-    configure(strategy)  # here and not after minutes of building and warming up
-    return Variant(text, {"strategy": strategy}, "cfg" in extras, "prefetch" in extras)
+    options: dict[str, Any] = {"strategy": head or "none"}
+    configure(**options)  # here and not after minutes of building and warming up
+    if "cfg" in extras:
+        options["guidance"] = Guidance(skip_last=truncation[0], skip_last_high=truncation[1])
+    if "prefetch" in extras:
+        options["prefetch"] = True
+    return Variant(text, options)
 
 
-def kept_counts(clip: Clip, variants: list[Variant], steps: int, shift: float, solver: Any) -> list[int]:
-    """Distinct numbers of latent frames that an expert is called with in any of `variants`, largest first."""
-    counts = {clip.latent_frames}
-    for variant in variants:
-        options = variant.options or {"strategy": None}
-        plan = halfframe.plan(
-            size=clip.size,
-            frame_num=clip.video_frames,
-            sampling_steps=steps,
-            shift=shift,
-            sample_solver=solver,
-            **options,
-        )
-        counts.update(plan.report.high.latent_frames, plan.report.low.latent_frames)
-    return sorted(counts, reverse=True)
-
-
-def planned_kinds(clip: Clip, variant: Variant, section: Any) -> list[tuple[str, int, int]]:
-    """Forwards of `variant` in all the section's steps by kind: expert, latent frames, count."""
-    options = variant.enabling(section.truncation, section.steps, section.steps) or {}
-    configuration = configure(**options)
-    high, low = section.splits[section.steps]
-    counts: dict[tuple[str, int], int] = {}
-    delta_known: set[str] = set()
-    for step in schedule_steps(section.steps, high, low, section.shift, section.solver, clip.latent_frames):
-        frames = frames_of(planned_move(step, configuration.strategy), clip.latent_frames)
-        if not frames:
-            continue
-        rule = configuration.guidance.at(step)
-        single = rule in ("conditional", "delta") or (rule == "delta if known" and step.expert in delta_known)
-        if not single:
-            delta_known.add(step.expert)
-        kind = (step.expert, frames)
-        counts[kind] = counts.get(kind, 0) + (1 if single else 2)
-    return [(expert, frames, count) for (expert, frames), count in counts.items()]
-
-
-def schedule_steps(steps: int, high: int, low: int, shift: float, solver: Any, frames: int) -> list[Step]:
-    """The schedule's steps, split between the experts as the host's own solver does."""
-    start = 0.999 if solver == "unipc" else 1.0
-    even = [start * (1 - index / steps) for index in range(steps)]
-    sigmas = [shift * sigma / (1 + (shift - 1) * sigma) for sigma in even]
-    experts: list[Expert] = [*(["high"] * high), *(["low"] * low)]  # type: ignore[list-item]
-    like = Step(0, 0, 0.0, 0.0, "high", 0, 0, frames)
-    return steps_of([1000 * sigma for sigma in sigmas], sigmas, experts, like)
-
-
-def equal_steps(seconds: float, rest: float, step: float, steps: int) -> int | None:
-    """Steps of a plain run nearest to `seconds`, of which `rest` are none of its steps'; None for all of `steps`.
-
-    Args:
-        seconds: what the rival takes.
-        rest: what a plain run takes beside its steps.
-        step: what one of its steps takes.
-        steps: of the baseline.
-    """
-    count = max(1, math.floor((seconds - rest) / step + 0.5))
-    return count if count < steps else None
+def shortened(options: Mapping[str, Any] | None, target: int, steps: int) -> dict[str, Any] | None:
+    """`options` for a run of `steps` steps that stands for one of `target`; what is truncated at all stays so."""
+    if options is None or steps == target or "guidance" not in options:
+        return None if options is None else dict(options)
+    guidance = options["guidance"]
+    last, last_high = (
+        max(1, round(count * steps / target)) if count else 0 for count in (guidance.skip_last, guidance.skip_last_high)
+    )
+    return {**options, "guidance": dataclasses.replace(guidance, skip_last=last, skip_last_high=last_high)}

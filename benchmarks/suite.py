@@ -41,7 +41,8 @@ from _parallel import Group, check_heads, end_process, process_group
 from _pipelines import HOSTS, Host, Settings, host_facts
 from _results import Results, Section
 from _session import Latents, Session
-from _variants import OFFLOAD, RESIDENT, Clip, Variant, parse
+from _variants import OFFLOAD, RESIDENT, Clip, parse
+from halfframe.compare import Variant
 from halfframe.errors import HalfframeError, HalfframeWarning
 from halfframe.report.cost import A14B, H200
 
@@ -142,8 +143,6 @@ class _Suite:
             shift=arguments.shift,
             solver=arguments.solver,
             truncation=(arguments.cfg[0], arguments.cfg[1]),
-            latent_frames=clip.latent_frames,
-            splits={steps: host.split(steps) for steps in range(1, arguments.steps + 1)},
         )
 
     def _verdict(self, left: list[str]) -> int:
@@ -198,8 +197,9 @@ class _Suite:
     def _chosen_variants(self) -> list[Variant]:
         arguments = self._arguments
         usual = OFFLOAD if arguments.offload else RESIDENT
-        variants = [parse(name) for name in dict.fromkeys(arguments.variants or usual) if name != "baseline"]
-        if any(variant.prefetch for variant in variants) and not arguments.offload:
+        names = dict.fromkeys(arguments.variants or usual)
+        variants = [parse(name, tuple(arguments.cfg)) for name in names if name != "baseline"]
+        if any("prefetch" in (variant.options or {}) for variant in variants) and not arguments.offload:
             raise ValueError("prefetched experts go with --offload: otherwise no expert is moved")
         return variants
 

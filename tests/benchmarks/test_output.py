@@ -10,7 +10,6 @@ import pytest
 from _output import comparison, markdown, rivals
 from _results import Results, Section, Trials
 from _steps import Forwards
-from _variants import Clip, parse, planned_kinds
 
 from .made_up import FULL, HALF, OWN, made_run, made_section
 
@@ -22,7 +21,7 @@ def full_section() -> Section:
         20,
         baseline=Trials([made_run(20)], steps=20),
         self_duplicate=Trials([made_run(20, HALF, report=REPORT)], steps=20),
-        cfg=Trials([made_run(20, truncation=(5, 3), report=REPORT)], True, steps=20),
+        cfg=Trials([made_run(20, truncation=(5, 3), report=REPORT)], steps=20),
     )
 
 
@@ -30,8 +29,8 @@ def short_section() -> Section:
     return made_section(
         3,
         baseline=Trials([made_run(3)], steps=20),
-        self_duplicate=Trials([made_run(3, HALF, report=REPORT)], steps=20, kinds=[("high", 7, 26), ("low", 13, 14)]),
-        cfg=Trials([made_run(3, truncation=(1, 1), report=REPORT)], True, steps=20),
+        self_duplicate=Trials([made_run(3, HALF, report=REPORT)], steps=20),
+        cfg=Trials([made_run(3, truncation=(1, 1), report=REPORT)], steps=20),
     )
 
 
@@ -60,14 +59,14 @@ def test_fewer_steps_stand_beside_the_variants_that_cost_the_same() -> None:
     assert rivals(full_section()) == {16: ["cfg"], 11: ["self-duplicate"]}
     assert [line.name for line in comparison(full_section())] == ["baseline", "self-duplicate", "cfg"]  # not run yet
     *_, last = comparison(short_section())
-    assert (last.name, last.steps, last.extrapolated) == ("fewer steps: 11", 11, True)
+    assert (last.name, last.steps, last.extrapolated) == ("fewer steps, 11", 11, True)
     assert last.seconds == pytest.approx(made_run(11).seconds)
     assert last.note == "at the cost of self-duplicate"
 
 
 def test_fewer_steps_that_were_run_are_shown_as_measured() -> None:
     section = full_section()
-    section.trials["fewer steps: 11"] = Trials([made_run(11)], steps=11)
+    section.trials["fewer steps, 11"] = Trials([made_run(11)], steps=11)
     *_, last = comparison(section)
     assert (last.steps, last.extrapolated) == (11, False)
     assert last.seconds == pytest.approx(made_run(11).seconds)
@@ -123,10 +122,10 @@ def test_truncation_alone_was_not_asked_to_halve() -> None:
 def test_a_window_is_extrapolated_by_kind_of_forward() -> None:
     """merge:until=1,stride=4: one merged step of 13, not one of the two that a run of 3 steps has."""
     quarter = 0.25
-    variant = parse("merge:until=1,stride=4")
+    name = "merge:until=1,stride=4"
     section = made_section(3, baseline=Trials([made_run(3)], steps=20))
-    kinds = planned_kinds(Clip.parse(section.clip), variant, section)
-    assert sorted(kinds) == [("high", 4, 2), ("high", 13, 24), ("low", 13, 14)]
+    assert section.kinds(name, 20) == {("high", 4): 2, ("high", 13): 24, ("low", 13): 14}
+    assert section.kinds(name, 3) == {("high", 4): 2, ("high", 13): 2, ("low", 13): 2}
     plain = made_run(3)
     forwards = (
         Forwards("high", 4, 2, 2 * quarter),
@@ -136,7 +135,7 @@ def test_a_window_is_extrapolated_by_kind_of_forward() -> None:
     saved = 2 * (FULL - quarter)
     run = dataclasses.replace(plain, seconds=plain.seconds - saved, forwards=forwards, report=REPORT)
     section.alone[4] = quarter
-    section.trials[variant.name] = Trials([run], steps=20, kinds=kinds)
+    section.trials[name] = Trials([run], steps=20)
     _, line, *_ = comparison(section)
     assert line.seconds == pytest.approx(made_run(20).seconds - saved)
     assert line.speedup == pytest.approx(1.04, abs=0.01)
@@ -144,9 +143,8 @@ def test_a_window_is_extrapolated_by_kind_of_forward() -> None:
 
 
 def test_what_was_never_timed_is_not_extrapolated() -> None:
-    kinds = [("high", 7, 2), ("high", 13, 24), ("low", 13, 14)]
-    unmerged = Trials([made_run(3, report=REPORT)], steps=20, kinds=kinds)  # the window opens after 3 steps' high ones
-    section = made_section(3, baseline=Trials([made_run(3)], steps=20), window=unmerged)
+    section = made_section(3, baseline=Trials([made_run(3)], steps=20))
+    section.trials["merge:full_start=2"] = Trials([made_run(3, report=REPORT)], steps=20)  # 3 steps have no merged one
     row = table(section)[1]
     assert row["seconds"] == ""
     assert "no forward of the high-noise expert on 7 latent frames was timed" in row["note"]

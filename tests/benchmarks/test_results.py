@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from _output import comparison
 from _results import Results, Trials
 from _steps import Run
 
@@ -22,7 +23,7 @@ def written(path: Path) -> Results:
     section = made_section(
         3,
         baseline=Trials([made_run(3)], steps=20),
-        interleave=Trials([made_run(3, HALF, report={"note": ""}, off_by=0.5)], True, 20, "FAILED: once"),
+        interleave=Trials([made_run(3, HALF, report={"note": ""}, off_by=0.5)], 20, "FAILED: once"),
     )
     results.sections.append(section)
     results.write({"figures": []}, "text")
@@ -92,3 +93,20 @@ def test_a_command_that_is_cut_off_while_writing_leaves_the_last_file(
 def test_runs_survive_json() -> None:
     run = made_run(3, HALF, peak_gpu_gib=70.0, report={"note": ""})
     assert Run.from_dict(json.loads(json.dumps(dataclasses.asdict(run)))) == run
+
+
+def test_the_results_in_the_repository_are_read() -> None:
+    found = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*.json"))
+    assert found
+    for path in found:
+        data = json.loads(path.read_text())
+        results = Results(path, data["facts"], "now")
+        results.load(resume=True)
+        for section, lines in zip(results.sections, data["figures"], strict=True):
+            assert section.trials["baseline"].runs
+            now = {line.name: line for line in comparison(section)}
+            for line in lines:
+                name = line["name"].replace("fewer steps: ", "fewer steps, ")
+                if line["seconds"] is not None:
+                    assert now[name].seconds == pytest.approx(line["seconds"], rel=1e-9), (path.name, name)
+                    assert now[name].speedup == pytest.approx(line["speedup"], rel=1e-9)

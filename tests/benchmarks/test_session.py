@@ -13,13 +13,12 @@ import _session
 from _parallel import Group, check_heads
 from _results import Section
 from _session import Latents, Session
-from _steps import forwards
 from _timing import Timed
 from _variants import parse
 from halfframe import Guidance
 from halfframe.errors import HalfframeError
 
-from .made_up import FULL, HALF, VAE, made_run, made_section, split
+from .made_up import FULL, HALF, VAE, forwards, made_run, made_section, split
 
 GROUP = Group(0, 1, torch.device("cpu"))
 
@@ -50,7 +49,7 @@ def session(section: Section, *variants: str, repeats: int = 1, writes: list[int
         if writes is not None:
             writes.append(sum(len(trials.runs) for trials in section.trials.values()))
 
-    return Session(host, GROUP, section, [parse(v) for v in variants], repeats, Latents(None, None, 0.0), write)
+    return Session(host, GROUP, section, [parse(v, (5, 3)) for v in variants], repeats, Latents(None, None, 0.0), write)
 
 
 def test_every_run_is_written_and_fewer_steps_come_after_the_variants(made: list[tuple[int, Any]]) -> None:
@@ -96,7 +95,7 @@ def test_a_variant_that_fails_is_noted_and_tried_again_by_the_next_command(made:
 
 def test_nothing_is_begun_that_will_not_be_over_in_time(made: list[tuple[int, Any]]) -> None:
     section = made_section()
-    until = time.monotonic() + 1.1 * session(section).estimate(parse("self-duplicate"), 20)
+    until = time.monotonic() + 1.1 * session(section).estimate(parse("self-duplicate", (5, 3)), 20)
     assert session(section, "self-duplicate").run(until) == ["baseline", "self-duplicate"]
     assert made == []
 
@@ -108,7 +107,7 @@ def test_nothing_is_begun_that_will_not_be_over_in_time(made: list[tuple[int, An
 def test_estimates(name: str, steps: int, high: float, cut: tuple[int, int]) -> None:
     counts = forwards(split(steps), cut)
     expected = counts["high"] * high + counts["low"] * FULL + VAE  # all that is known before the first run
-    assert session(made_section()).estimate(parse(name), steps) == pytest.approx(expected)
+    assert session(made_section()).estimate(parse(name, (5, 3)), steps) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("budget", "steps"), [(None, 20), (180.0, 20), (175.0, 17), (70.0, 9), (50.0, 6), (1.0, 3)])

@@ -6,11 +6,10 @@ import dataclasses
 
 import pytest
 
-import halfframe
-from _steps import choose_steps, forwards, scaled
-from halfframe import Guidance
+from _steps import choose_steps
+from _variants import parse, shortened
 
-from .made_up import FULL, HALF, OWN, SOLVER, TEXT, VAE, kinds, made_run, split
+from .made_up import FULL, HALF, OWN, SOLVER, TEXT, VAE, forwards, kinds, made_run, made_section, split
 
 
 @pytest.mark.parametrize(
@@ -37,16 +36,24 @@ def test_an_expert_that_the_target_does_not_use_is_not_asked_for() -> None:
 @pytest.mark.parametrize("steps", [3, 7, 20])
 @pytest.mark.parametrize("truncation", [(0, 0), (5, 3), (9, 3), (5, 30), (30, 0), (0, 2)])
 def test_forwards_are_those_that_halfframe_plans(steps: int, truncation: tuple[int, int]) -> None:
-    last, last_high = truncation
-    report = halfframe.plan(sampling_steps=steps, guidance=Guidance(skip_last=last, skip_last_high=last_high)).report
-    assert forwards(split(steps), truncation) == {"high": report.high.passes, "low": report.low.passes}
+    section = made_section()
+    section.steps, section.truncation = steps, truncation
+    counts = forwards(split(steps), truncation)
+    assert section.split(steps) == split(steps)
+    assert section.kinds("cfg", steps) == {(expert, 13): count for expert, count in counts.items()}
+    assert section.kinds("self-duplicate+cfg", steps) == {("high", 7): counts["high"], ("low", 13): counts["low"]}
 
 
-def test_truncation_shrinks_with_the_run_but_never_to_nothing() -> None:
-    assert scaled((5, 3), 20, 20) == (5, 3)
-    assert scaled((5, 3), 20, 9) == (2, 1)
-    assert scaled((5, 3), 20, 3) == (1, 1)
-    assert scaled((5, 0), 20, 3) == (1, 0)
+@pytest.mark.parametrize(
+    ("truncation", "steps", "expected"),
+    [((5, 3), 20, (5, 3)), ((5, 3), 9, (2, 1)), ((5, 3), 3, (1, 1)), ((5, 0), 3, (1, 0))],
+)
+def test_truncation_shrinks_with_the_run_but_never_to_nothing(
+    truncation: tuple[int, int], steps: int, expected: tuple[int, int]
+) -> None:
+    options = shortened(parse("cfg", truncation).options, 20, steps)
+    assert options is not None
+    assert (options["guidance"].skip_last, options["guidance"].skip_last_high) == expected
 
 
 @pytest.mark.parametrize("high", [FULL, HALF])

@@ -4,65 +4,54 @@ from __future__ import annotations
 
 import pytest
 
-import _variants
-from _variants import RESIDENT, Clip, Variant, equal_steps, kept_counts, parse
+from _variants import Clip, parse, shortened
 from halfframe import Guidance
+from halfframe.compare import Variant
+from halfframe.compare.equal_cost import equal_steps
 from halfframe.errors import HalfframeError
+
+CUT = {"guidance": Guidance(skip_last=5, skip_last_high=3)}
 
 
 @pytest.mark.parametrize(
-    ("text", "options", "cfg"),
+    ("text", "options"),
     [
-        ("self-duplicate", {"strategy": "self-duplicate"}, False),
-        ("interleave:stride=4+cfg", {"strategy": "interleave:stride=4"}, True),
-        ("interleave:stride=3,until=end", {"strategy": "interleave:stride=3,until=end"}, False),
-        ("cfg", {"strategy": "none"}, True),
+        ("self-duplicate", {"strategy": "self-duplicate"}),
+        ("interleave:stride=4+cfg", {"strategy": "interleave:stride=4", **CUT}),
+        ("interleave:stride=3,until=end", {"strategy": "interleave:stride=3,until=end"}),
+        ("cfg", {"strategy": "none", **CUT}),
+        ("self-duplicate+prefetch", {"strategy": "self-duplicate", "prefetch": True}),
+        ("prefetch", {"strategy": "none", "prefetch": True}),
+        ("self-duplicate+cfg+prefetch", {"strategy": "self-duplicate", **CUT, "prefetch": True}),
     ],
 )
-def test_variants(text: str, options: dict[str, object], cfg: bool) -> None:
-    assert parse(text) == Variant(text, options, cfg)
+def test_variants(text: str, options: dict[str, object]) -> None:
+    assert parse(text, (5, 3)) == Variant(text, options)
 
 
 @pytest.mark.parametrize("text", ["", "+cfg", "self-duplicate+cgf", "interleave+cfg+cfg"])
 def test_no_variants(text: str) -> None:
     with pytest.raises(ValueError, match="is no variant"):
-        parse(text)
+        parse(text, (5, 3))
 
 
 @pytest.mark.parametrize("text", ["interleaf", "interleave:strode=4", "interleave:stride=0"])
 def test_what_halfframe_would_refuse_is_refused_before_anything_is_built(text: str) -> None:
     with pytest.raises(HalfframeError):
-        parse(text)
-
-
-def test_prefetch() -> None:
-    variant = parse("self-duplicate+prefetch")
-    assert variant.enabling((5, 3), 20, 20) == {"strategy": "self-duplicate", "prefetch": True}
-    assert parse("prefetch").enabling((5, 3), 20, 20) == {"strategy": "none", "prefetch": True}
-
-
-def test_options_are_those_of_halfframes_own_command_lines() -> None:
-    assert parse("interleave:stride=3,until=end+cfg").options == {"strategy": "interleave:stride=3,until=end"}
+        parse(text, (5, 3))
 
 
 def test_what_enabled_is_given_in_a_shortened_run() -> None:
-    expected = {"strategy": "interleave", "guidance": Guidance(skip_last=1, skip_last_high=1)}
-    assert parse("interleave+cfg").enabling((5, 3), 20, 3) == expected
-    assert parse("interleave").enabling((5, 3), 20, 3) == {"strategy": "interleave"}
-    assert _variants.BASELINE.enabling((5, 3), 20, 3) is None
+    cut = {"strategy": "interleave", "guidance": Guidance(skip_last=1, skip_last_high=1)}
+    assert shortened(parse("interleave+cfg", (5, 3)).options, 20, 3) == cut
+    assert shortened(parse("interleave", (5, 3)).options, 20, 3) == {"strategy": "interleave"}
+    assert shortened(None, 20, 3) is None
 
 
 @pytest.mark.parametrize("text", ["49x832", "49x832x48o", "48x832x480", "49x830x480", "49x0x480"])
 def test_no_clips(text: str) -> None:
     with pytest.raises(ValueError, match="clip"):
         Clip.parse(text)
-
-
-def test_forwards_are_timed_for_every_number_of_frames_in_use() -> None:
-    clip = Clip.parse("49x832x480")
-    variants = [parse(name) for name in RESIDENT]
-    assert kept_counts(clip, variants, 20, 12.0, "unipc") == [13, 7, 4]
-    assert kept_counts(clip, [parse("cfg")], 20, 12.0, "unipc") == [13]
 
 
 def test_fewer_steps_at_equal_cost() -> None:

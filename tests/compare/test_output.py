@@ -26,12 +26,12 @@ def clip(level: int = 100, num_frames: int = 9, height: int = 30, width: int = 4
 def comparison() -> Comparison:
     """A baseline of 20 s, a variant with a figure for everything, and a failed one."""
     quality = Quality(0.01, (20.0, float("inf")), (0.9, 1.0), None, 0.95, {"lpips": "not at hand"})
-    baseline = Results(Variant("baseline"), 20, [Trial("a cat", 0, 20.0, (2, 16, 16, 3), 1.01)])
+    baseline = Results(Variant("baseline"), 20, [Trial("a cat", 0, (20.0,), (2, 16, 16, 3), 1.01)])
     report = {"predicted_speedup": 1.5, "note": ""}
     halved = Results(
         Variant("halved", {"strategy": "x", "f": max}),
         20,
-        [Trial("a cat", 0, 16.0, (2, 16, 16, 3), 0.61, quality, report)],
+        [Trial("a cat", 0, (16.0,), (2, 16, 16, 3), 0.61, quality, report)],
     )
     failed = Results(fewer_steps(13, "at equal cost"), 13, [], "RuntimeError: a | b")
     return Comparison(baseline, [halved, failed], {"machine": "one", "prompts": ["a cat", "a dog"]}, ["a remark"])
@@ -48,7 +48,7 @@ def test_markdown_states_facts_figures_definitions_and_failures() -> None:
     assert "| halved | 20 | 1 | 16.00 | 1.25x | 1.50x | 1.00e-02 | 20.0 (1 identical) | 0.950 | 0.61 | 0.95 |" in text
     assert "| fewer steps, 13 (failed) | 13 | 0 |  |  | 1.54x |" in text
     assert "- fewer steps, 13: at equal cost" in text
-    assert "- fewer steps, 13: FAILED after 0 finished clips: RuntimeError: a | b" in text
+    assert "- fewer steps, 13: FAILED after 0 finished clips: RuntimeError: a \\| b" in text
     assert "- LPIPS is absent: not at hand" in text
     assert text.endswith("- a remark\n")
 
@@ -82,7 +82,7 @@ def test_a_run_leaves_tables_pictures_and_clips(tmp_path: Path) -> None:
     names = ("an-odd-name", "baseline", "fewer-steps-2")
     expected = [f"{case}.{kind}" for case in cases for kind in ("mp4", "png")]
     expected += [f"{case}/{name}.mp4" for case in cases for name in names]
-    assert found == sorted([*expected, "comparison.json", "comparison.md", "per-frame.png"])
+    assert found == sorted([*expected, "comparison.json", "comparison.md", "per-frame.png", "report.html"])
     assert "random" in json.loads((tmp_path / "comparison.json").read_text())["facts"]["weights"]
 
 
@@ -141,6 +141,7 @@ def test_files_are_compared_with_the_first(tmp_path: Path) -> None:
         "comparison.json",
         "comparison.md",
         "per-frame.png",
+        "report.html",
         "side-by-side.mp4",
         "side-by-side.png",
     }

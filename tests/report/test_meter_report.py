@@ -84,6 +84,7 @@ def test_frame_counts_that_differ_between_steps_are_all_reported_with_their_leng
     report = meter.report(host="wan", strategy="mine", latent_frames=13, switch=None, why_not="")
     assert report.high.latent_frames == (6, 7, 13)
     assert report.high.sequence_lengths == (60, 70, 130)
+    assert report.high.passes_by_frames == ((6, 1), (7, 2), (13, 1))
     assert report.high.frame_steps == 49 + 25 + 21 + 25
 
 

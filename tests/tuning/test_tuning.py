@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import halfframe
+from halfframe.compare.report_page import read_sheets
 from halfframe.errors import OptionError
 from halfframe.testing import tiny_diffusers_t2v, tiny_wan_t2v
 from halfframe.tuning import tune, tune_cases
@@ -140,6 +141,12 @@ def test_tuning_ends_in_recipes_that_cost_no_more_than_asked(tmp_path: Path) -> 
         assert run.report.moves == recipe.moves
     assert "| cost | recipe |" in (tmp_path / "tuning.md").read_text()
     assert table(found) == (tmp_path / "tuning.md").read_text()
+    [case] = read_sheets(tmp_path / "report.html")
+    names = [clip["name"] for clip in case["clips"]]
+    assert names[0] == f"plain, {STEPS} steps"
+    assert {f"recipe, cost {checked.cost:.2f}" for checked in found.checked} <= set(names)
+    assert case["frames"] == 17
+    assert "latent PSNR to the plain 5 steps, dB" in (tmp_path / "report.html").read_text()
 
     # Called again it goes on from its log: nothing but the plain runs is computed anew.
     before = (tmp_path / "tuning.jsonl").read_text()
@@ -202,6 +209,6 @@ def test_tuning_by_prompts_and_seeds(make: Any, tmp_path: Path) -> None:
     )
     assert len(found.chosen[0].errors) == 2
     assert len(found.checked[0].errors) == 2
-    assert any("forward passes, about" in line for line in said)
+    assert any("forward passes if nothing is known yet" in line for line in said)
     settings = json.loads((tmp_path / "tuning.jsonl").read_text().splitlines()[0])
     assert settings["prompts"] == ["a cat", "a dog"]

@@ -10,6 +10,7 @@ from session import Session
 from settings import SETTINGS, Item, Setting, cost_of_moves, run_seconds
 
 import halfframe
+from halfframe.compare.progress import Progress
 from halfframe.tuning import tune_cases
 from halfframe.tuning.log import Log
 from halfframe.tuning.table import Bench
@@ -73,7 +74,7 @@ def _piece(session: Session, item: Item) -> dict[str, Any]:
     """Errors of single moves at some of the steps."""
     setting, length = item.setting, item.options["length"]
     pipe = session.pipe(setting.model)
-    bench = Bench(pipe, _case(session, setting), 1, setting.steps, Log(None, {}), lambda _: None)
+    bench = Bench(pipe, _case(session, setting), 1, setting.steps, Log(None, {}), Progress(lambda _: None, 0))
     bench.plain(0, setting.steps)  # before others: it lets go of the records of any but the latest other length
     high = bench.high(length)
     parts = [move for move in ("full+cond", "full+delta") if setting.guided] + list(moves_of(setting))

@@ -53,21 +53,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     variants.add_argument("--no-equal-cost", action="store_true", help="do not add fewer steps at equal cost by itself")
     variants.add_argument(
-        "--equal-cost",
-        choices=("predicted", "measured"),
-        default="predicted",
-        help="what cost is equal: the experts' arithmetic, or the seconds of the first clip (default: %(default)s)",
+        "--warm_up_steps", type=int, default=2, metavar="N", help="untimed steps before timing (default: %(default)s)"
     )
     variants.add_argument(
-        "--warm_up_steps", type=int, default=2, metavar="N", help="untimed steps before timing (default: %(default)s)"
+        "--repeat", type=int, default=1, metavar="N", help="timed runs of each clip, in turns (default: %(default)s)"
     )
 
     out = parser.add_argument_group("what to write")
-    out.add_argument("--output", type=Path, metavar="DIR", help="folder for JSON, Markdown, plot, strips and clips")
+    out.add_argument("--output", type=Path, metavar="DIR", help="folder for report.html, tables, strips and clips")
+    out.add_argument("--resume", action="store_true", help="go on from what this command, interrupted, left in there")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run `halfframe compare`: 0 if all went well; 1 if a variant failed, or nothing could be compared."""
+    """Run `halfframe compare`.
+
+    0 if all went well; 1 if a variant failed or nothing could be compared; 130 if it was interrupted.
+    """
     from halfframe.compare import markdown  # not at the top: --help needs no torch
 
     try:
@@ -79,6 +80,10 @@ def main(arguments: argparse.Namespace) -> int:
     except HalfframeError as error:
         _say(f"halfframe compare: error: {_one_line(error)}")
         return 1
+    except KeyboardInterrupt:
+        kept = f"; what is finished is in {arguments.output}, and --resume goes on from it" if arguments.output else ""
+        _say(f"halfframe compare: interrupted{kept}")
+        return 130
     print(markdown(comparison), end="")
     if arguments.output:
         _say(f"written to {arguments.output}")
@@ -95,6 +100,8 @@ def _compared(arguments: argparse.Namespace) -> Comparison:
     require_one_source(arguments, VIDEO_files=arguments.videos)
     facts = {"command": shlex.join(["halfframe", *sys.argv[1:]])}
     if arguments.videos:
+        if arguments.resume or arguments.repeat != 1:
+            raise OptionError("--resume and --repeat are for runs of a pipeline; finished VIDEO files are only read.")
         return compare_files(arguments.videos, output=arguments.output, progress=_say, facts=facts)
     variants = _variants(arguments)
     loaded = pipelines.load(arguments, _say)
@@ -106,8 +113,10 @@ def _compared(arguments: argparse.Namespace) -> Comparison:
         prompts=arguments.prompt or [pipelines.PROMPT],
         seeds=arguments.seed or [0],
         steps=loaded.steps,
-        equal_cost=None if arguments.no_equal_cost else arguments.equal_cost,
+        equal_cost=not arguments.no_equal_cost,
         warm_up_steps=arguments.warm_up_steps,
+        repeat=arguments.repeat,
+        resume=arguments.resume,
         output=arguments.output,
         progress=_say,
         random_weights=loaded.random_weights or None,

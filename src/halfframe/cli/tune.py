@@ -56,7 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run `halfframe tune`: 0 if all went well."""
+    """Run `halfframe tune`: 0 if all went well, 130 if it was interrupted."""
+    try:
+        return _tuned(arguments)
+    except KeyboardInterrupt:
+        _say(
+            f"halfframe tune: interrupted; what is measured is in {arguments.output}: the same command goes on from it"
+        )
+        return 130
+
+
+def _tuned(arguments: argparse.Namespace) -> int:
     from halfframe.compare import pipelines  # not at the top: --help needs no torch
     from halfframe.tuning import BUDGETS, MOVES, tune_cases
     from halfframe.tuning.frontier import table

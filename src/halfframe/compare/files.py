@@ -69,7 +69,7 @@ def compare_files(
         reference = video if reference is None else reference
         if results is rows[0]:
             heading["video"] = f"{video.shape[0]} frames {video.shape[2]}x{video.shape[1]}"
-        results.trials.append(Trial("", None, None, video.shape, ratio, measured))
+        results.trials.append(Trial("", None, (), video.shape, ratio, measured))
         clips[results.variant.name] = to_bytes(video)
         writer.tables(comparison)
     writer.pictures(comparison, clips, "side-by-side", "")

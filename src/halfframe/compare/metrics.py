@@ -30,7 +30,6 @@ __all__ = [
     "mse",
     "mse_per_frame",
     "psnr",
-    "psnr_per_frame",
     "ssim_per_frame",
     "video_duplication_ratio",
 ]
@@ -79,11 +78,6 @@ def mse(video: Video, baseline: Video) -> float:
 def psnr(mean_squared_error: float) -> float:
     """``-10 log10(MSE)`` in dB, the peak being 1: 0.01 -> 20, 0.012 -> 19.2; infinite for 0."""
     return math.inf if mean_squared_error == 0 else -10 * math.log10(mean_squared_error)
-
-
-def psnr_per_frame(video: Video, baseline: Video) -> tuple[float, ...]:
-    """PSNR of each frame in dB, the peak being 1; infinite where the two frames are identical."""
-    return tuple(psnr(error) for error in mse_per_frame(video, baseline))
 
 
 def ssim_per_frame(video: Video, baseline: Video) -> tuple[float, ...]:

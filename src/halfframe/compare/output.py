@@ -1,15 +1,14 @@
-"""A comparison on disk: ``comparison.json``, ``comparison.md``, and the pictures and clips of each case."""
+"""A comparison on disk: JSON, Markdown, ``report.html``, and the pictures and clips of each case."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import math
 import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +17,15 @@ import numpy.typing as npt
 
 from halfframe.compare import pictures
 from halfframe.compare.extras import require
-from halfframe.compare.results import Comparison, Results
+from halfframe.compare.report_page import clip_sheets, read_sheets
+from halfframe.compare.results import Comparison, describe
+from halfframe.compare.summary import html_page, markdown
+from halfframe.compare.unfinished import Unfinished
 from halfframe.compare.videos import FPS, write_video
 
-__all__ = ["Writer", "markdown"]
+__all__ = ["Writer"]
 
 _logger = logging.getLogger(__name__)
-
-_COLUMNS = {
-    "MSE": "mean squared error against the baseline's clip, values in 0..1",
-    "PSNR dB": "-10 log10(MSE) per frame, peak 1 (MSE 0.01 is 20 dB), mean over frames that differ from the baseline's",
-    "SSIM": "windowed, Gaussian sigma 1.5 (11 pixels), data range 1, mean of channels and frames (scikit-image)",
-    "LPIPS": "AlexNet, mean over frames; 0 = the same",
-    "duplication": "change within pairs of latent frames over change between pairs, seen in the last video frame of "
-    "each; 1 = no judder, 0 = every latent frame shown twice",
-    "motion": "mean difference of adjacent frames over the baseline's; 1 = as much motion",
-}
-
-
-def markdown(comparison: Comparison) -> str:
-    """The comparison as a heading of facts, one table, and what its columns mean."""
-    lines = ["# halfframe compare", ""]
-    lines += [f"- {key.replace('_', ' ')}: {_fact(value)}" for key, value in comparison.facts.items()]
-    absent = comparison.absent
-    columns = [name for name in _COLUMNS if name.lower() not in absent]
-    header = ["variant", "steps", "clips", "seconds", "speed-up", "predicted", *columns]
-    lines += ["", _line(header), _line(["---"] + ["---:"] * (len(header) - 1))]
-    lines += [_line(_row(comparison, results, columns)) for results in comparison.rows]
-    lines += [
-        "",
-        "Seconds are wall time of the whole call, device synchronised, median over the clips; speed-up is the",
-    ]
-    lines += ["ratio of medians over the same clips; predicted is for the experts' arithmetic alone.", ""]
-    lines += [f"- {name}: {_COLUMNS[name]}" for name in columns]
-    lines += [f"- {name.upper()} is absent: {reason}" for name, reason in absent.items()]
-    for results in comparison.rows:
-        lines += [_escaped(f"- {results.variant.name}: {note}") for note in results.notes]
-    lines += [_escaped(f"- {note}") for note in comparison.notes]
-    return "\n".join(lines) + "\n"
 
 
 class Writer:
@@ -66,50 +36,102 @@ class Writer:
     Args:
         folder: is made if need be; None to write nothing.
         fps: of the clips.
+        earlier: what a comparison that is gone on from wrote, whose files are this one's then.
+
+    Attributes:
+        folder: that folder.
+        unfinished: keeps the clips of the case that is in work; None if `keep_clips` was not called.
     """
 
-    def __init__(self, folder: str | Path | None, fps: float = FPS) -> None:
+    def __init__(self, folder: str | Path | None, fps: float = FPS, earlier: Mapping[str, Any] | None = None) -> None:
         self.folder = None if folder is None else Path(folder)
+        self.unfinished: Unfinished | None = None
         self._fps = fps
         self._paths: dict[tuple[str, str], Path] = {}
+        self._cases: list[dict[str, Any]] = []
+        if self.folder is None:
+            return
+        for package in ("imageio.v2", "imageio_ffmpeg", "matplotlib", "PIL"):
+            require(package, "write clips and pictures")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if earlier is not None:
+            paths = {(name, owner): self.folder / path for name, owner, path in earlier["files"]}
+            links = {path for path in paths.values() if path.is_symlink() or path.parent.is_symlink()}
+            self._paths = {key: path for key, path in paths.items() if path.is_file() and path not in links}
+            if ("report.html", "") in self._paths:
+                self._cases = read_sheets(self._paths["report.html", ""])
+
+    def keep_clips(self, earlier: Mapping[str, Any] | None = None) -> None:
+        """From now on `unfinished` is there, if there is a folder; also with what is left of an earlier comparison.
+
+        Raises:
+            OptionError: another process goes on from the same.
+        """
         if self.folder is not None:
-            for package in ("imageio.v2", "imageio_ffmpeg", "matplotlib", "PIL"):
-                require(package, "write clips and pictures")
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.unfinished = Unfinished(self.folder, None if earlier is None else earlier["unfinished"])
+
+    def shows(self, case: str) -> bool:
+        """Whether the pictures of a case were made."""
+        return any(one["key"] == case for one in self._cases)
 
     def tables(self, comparison: Comparison) -> None:
         """``comparison.json`` and ``comparison.md``; each is replaced as a whole."""
         if self.folder is not None:
-            data = json.dumps(comparison.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-            for name, text in (("comparison.json", data + "\n"), ("comparison.md", markdown(comparison))):
-                self._write(comparison, name, partial(_write_text, text=text))
+            self._write(comparison, "comparison.md", lambda path: _write_text(path, markdown(comparison)))
+            self._write(comparison, "comparison.json", lambda path: _write_text(path, self._json(comparison)))
+
+    def _json(self, comparison: Comparison) -> str:
+        """The comparison, and what a later call has to know to go on."""
+        assert self.folder is not None
+        files = [[*key, str(path.relative_to(self.folder))] for key, path in self._paths.items()]
+        data = {**comparison.to_dict(), "files": files, "unfinished": self.unfinished and self.unfinished.path.name}
+        return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
     def clip(self, comparison: Comparison, video: npt.NDArray[np.uint8], case: str, name: str) -> None:
-        """One variant's clip at full size, ``<case>/<name>.mp4``."""
-        if self.folder is not None:
+        """One variant's clip at full size, ``<case>/<name>.mp4``, if it is not there already."""
+        if self.folder is not None and (f"{case}/{_slug(name)}.mp4", name) not in self._paths:
             self._write(comparison, f"{case}/{_slug(name)}.mp4", lambda path: self._video(path, video), name)
 
     def pictures(
         self, comparison: Comparison, videos: Mapping[str, npt.NDArray[np.uint8]], case: str, title: str
     ) -> None:
-        """One case's ``<case>.png``, a strip of frames, and ``<case>.mp4``, all variants beside each other."""
+        """One case's ``<case>.png``, a strip of frames, and ``<case>.mp4``, all variants beside each other.
+
+        And ``report.html``, with the clips of this case and those before it.
+        """
         if self.folder is None or not videos:
             return
         caption = f"{title} (random weights)" if pictures.random_weights(comparison) else title
         self._write(comparison, f"{case}.png", lambda path: pictures.strip(videos, caption).save(path))
         self._write(comparison, f"{case}.mp4", lambda path: self._video(path, pictures.beside(videos)))
+        self._report(comparison, lambda: clip_sheets(case, caption or "the files", videos, self._fps))
 
     def finish(self, comparison: Comparison) -> None:
         """``per-frame.png``, and the tables once more, with all notes."""
         if self.folder is not None:
             if any(trial.quality for results in comparison.variants for trial in results.trials):
                 self._write(comparison, "per-frame.png", lambda path: pictures.plot(comparison, path))
+            self._report(comparison)
             self.tables(comparison)
+        if self.unfinished is not None:
+            self.unfinished.close()
+
+    def _report(self, comparison: Comparison, case: Callable[[], dict[str, Any]] | None = None) -> None:
+        def write(path: Path) -> None:
+            added = [case()] if case else []
+            self._cases = [one for one in self._cases if one["key"] not in [new["key"] for new in added]] + added
+            _write_text(path, html_page(comparison, self._cases))
+
+        self._write(comparison, "report.html", write)
 
     def _video(self, path: Path, video: npt.NDArray[np.uint8]) -> None:
         """Write a clip and look whether it is whole: under a full disk ffmpeg cuts it short without a word."""
         write_video(path, video, self._fps)
-        with require("imageio.v2", "check clips").get_reader(path, format="FFMPEG") as reader:
+        found = 0
+        with (
+            contextlib.suppress(Exception),  # ffmpeg's words for it go on for pages
+            require("imageio.v2", "check clips").get_reader(path, format="FFMPEG") as reader,
+        ):
             found = reader.count_frames()
         if found != len(video):
             raise OSError(f"{found} of {len(video)} frames are in it; is the disk full?")
@@ -130,14 +152,15 @@ class Writer:
             os.replace(part, path)
         except Exception as error:
             _logger.debug("%s was not written", name, exc_info=True)
+            note = f"{Path(name).name} was not written: {describe(error)}"
+            comparison.notes += [note] if note not in comparison.notes else []
+            comparison.lost += [note] if note not in comparison.lost else []
+        finally:  # also when it is interrupted
             if part is not None:
                 part.unlink(missing_ok=True)
             held = self._paths.get((name, owner))
             if held is not None and held.exists() and not held.stat().st_size:
                 self._paths.pop((name, owner)).unlink()  # it only held the place
-            note = f"{Path(name).name} was not written: {type(error).__name__}: {error}"
-            comparison.notes += [note] if note not in comparison.notes else []
-            comparison.lost += [note] if note not in comparison.lost else []
 
     def _path(self, name: str, owner: str) -> Path:
         """Where this writer's file `name` of `owner` is; the place is taken when it is first asked for."""
@@ -157,48 +180,6 @@ class Writer:
                     path = path.with_name(f"{stem}-{number}{path.suffix}")
             self._paths[name, owner] = path
         return self._paths[name, owner]
-
-
-def _row(comparison: Comparison, results: Results, columns: list[str]) -> list[str]:
-    identical = sum(trial.quality.identical_frames for trial in results.trials if trial.quality)
-    psnr = results.mean(lambda q: q.psnr)
-    cells = {
-        "MSE": _number(results.mean(lambda q: q.mse), ".2e"),
-        "PSNR dB": _number(psnr, ".1f")
-        + (f" ({identical} identical)" if identical and math.isfinite(psnr or 0) else ""),
-        "SSIM": _number(results.mean(lambda q: q.ssim), ".3f"),
-        "LPIPS": _number(results.mean(lambda q: q.lpips), ".3f"),
-        "duplication": _number(results.duplication_ratio, ".2f"),
-        "motion": _number(results.mean(lambda q: q.motion_ratio), ".2f"),
-    }
-    return [
-        _escaped(results.variant.name) + (" (failed)" if results.error else ""),
-        "" if results.steps is None else str(results.steps),
-        str(len(results.trials)),
-        _number(results.seconds, ".2f"),
-        _number(comparison.speedup(results), ".2f", "x"),
-        _number(comparison.predicted_speedup(results), ".2f", "x"),
-        *(cells[name] for name in columns),
-    ]
-
-
-def _number(value: float | None, form: str, unit: str = "") -> str:
-    if value is None:
-        return ""
-    return f"{value:{form}}{unit}" if math.isfinite(value) else "identical"
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("\\|", "|").replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def _fact(value: Any) -> str:
-    return _escaped("; ".join(map(str, value)) if isinstance(value, list) else str(value))
-
-
-def _escaped(text: str) -> str:
-    """`text` without a meaning in Markdown or HTML, on one line; an underscore within a word has none."""
-    return re.sub(r"([\\`*\[\]<>&]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
 
 
 def _write_text(path: Path, text: str) -> None:

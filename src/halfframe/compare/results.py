@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from halfframe.compare.quality import Quality
 from halfframe.errors import HalfframeError, OptionError
 
-__all__ = ["Comparison", "ComparisonError", "Results", "Trial", "Variant", "describe", "fewer_steps"]
+__all__ = ["Comparison", "ComparisonError", "Results", "Trial", "Variant", "describe", "fewer_steps", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +50,22 @@ class Trial:
     Attributes:
         prompt: what was asked for; empty if it is not known.
         seed: of its noise; None if it is not known.
-        seconds: wall time of the call, device synchronised; None for a clip that was read from a file.
+        seconds: wall time of each run, device synchronised; none for a clip that was read from a file.
         shape: of the video, ``(F, H, W, 3)``.
         duplication_ratio: see `halfframe.compare.video_duplication_ratio`.
         quality: against the baseline's clip of the same prompt and seed; None for the baseline itself.
         report: halfframe's report of the run as plain data; None for a plain run.
-        cpu_seconds: of this process during the call; None if it was not read.
+        cpu_seconds: of this process during each run; none if it was not read.
     """
 
     prompt: str
     seed: int | None
-    seconds: float | None
+    seconds: tuple[float, ...]
     shape: tuple[int, ...]
     duplication_ratio: float | None
     quality: Quality | None = None
     report: Mapping[str, Any] | None = None
-    cpu_seconds: float | None = None
+    cpu_seconds: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -78,9 +79,23 @@ class Results:
 
     @property
     def seconds(self) -> float | None:
-        """Median over the trials; None without timed ones."""
-        seconds = [trial.seconds for trial in self.trials if trial.seconds is not None]
-        return statistics.median(seconds) if seconds else None
+        """Median over all runs; None without timed ones."""
+        return _median(self.all_seconds)
+
+    @property
+    def all_seconds(self) -> list[float]:
+        """Of every run of every trial."""
+        return [seconds for trial in self.trials for seconds in trial.seconds]
+
+    @property
+    def options(self) -> dict[str, str] | None:
+        """The variant's options as text."""
+        options = self.variant.options
+        return None if options is None else {name: str(value) for name, value in options.items()}
+
+    def trial(self, prompt: str, seed: int | None) -> Trial | None:
+        """The finished clip of a case."""
+        return next((trial for trial in self.trials if (trial.prompt, trial.seed) == (prompt, seed)), None)
 
     @property
     def predicted_speedup(self) -> float | None:
@@ -97,10 +112,11 @@ class Results:
         notes = [self.variant.note] if self.variant.note else []
         reports = [trial.report for trial in self.trials if trial.report is not None]
         notes += [f"nothing was skipped in time: {report['note']}" for report in reports if _idle(report)]
-        busy = [t for t in self.trials if t.seconds and t.cpu_seconds is not None and t.cpu_seconds < 0.8 * t.seconds]
+        pairs = [pair for trial in self.trials for pair in zip(trial.seconds, trial.cpu_seconds, strict=False)]
+        busy = [pair for pair in pairs if pair[1] < 0.8 * pair[0]]
         if busy:
             notes.append(
-                f"{len(busy)} of {len(self.trials)} runs had the processor for less than 80 % of their time: the "
+                f"{len(busy)} of {len(pairs)} runs had the processor for less than 80 % of their time: the "
                 "machine is busy, and the seconds say little"
             )
         if self.error:
@@ -155,11 +171,17 @@ class Comparison:
         return found
 
     def speedup(self, results: Results) -> float | None:
-        """Median seconds of the baseline over those of `results`, both over the cases that `results` finished."""
-        cases = {(trial.prompt, trial.seed) for trial in results.trials}
-        baseline = [t.seconds for t in self.baseline.trials if (t.prompt, t.seed) in cases and t.seconds is not None]
-        seconds = results.seconds
-        return statistics.median(baseline) / seconds if baseline and seconds else None
+        """Median of `speedups`; None without timed runs."""
+        return _median(self.speedups(results))
+
+    def speedups(self, results: Results) -> list[float]:
+        """Seconds of the baseline over those of `results`, run by run: those of one case that were made in one turn."""
+        found = []
+        for trial in results.trials:
+            own = self.baseline.trial(trial.prompt, trial.seed)
+            pairs = zip(own.seconds, trial.seconds, strict=False) if own else ()
+            found += [baseline / seconds for baseline, seconds in pairs if seconds]
+        return found
 
     def predicted_speedup(self, results: Results) -> float | None:
         """By the experts' predicted time alone: the report's figure times the ratio of the steps; None if not known."""
@@ -171,7 +193,7 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON. An infinite PSNR is null, and ``identical_frames`` says why."""
         return {
-            "facts": self.facts,
+            "facts": plain(self.facts),
             "notes": self.notes,
             "absent_metrics": self.absent,
             "baseline": self.baseline.variant.name,
@@ -179,15 +201,16 @@ class Comparison:
         }
 
     def _row(self, results: Results) -> dict[str, Any]:
-        options = results.variant.options
         row = {
             "name": results.variant.name,
-            "options": None if options is None else {name: str(value) for name, value in options.items()},
+            "options": results.options,
             "steps": results.steps,
+            "note": results.variant.note,
             "notes": results.notes,
             "error": results.error or None,
             "median_seconds": results.seconds,
             "speedup": self.speedup(results),
+            "speedups": self.speedups(results),
             "predicted_speedup": self.predicted_speedup(results),
             "mse": results.mean(lambda q: q.mse),
             "psnr_db": results.mean(lambda q: q.psnr),
@@ -197,13 +220,12 @@ class Comparison:
             "duplication_ratio": results.duplication_ratio,
             "trials": [_trial(trial) for trial in results.trials],
         }
-        plain: dict[str, Any] = _plain(row)
-        return plain
+        return dict(plain(row))
 
 
 def describe(error: BaseException) -> str:
-    """The error as one line, with its type."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    """The error as one line, with its type; of one that goes on for pages, as ffmpeg's, the beginning."""
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 400)}"
 
 
 class ComparisonError(HalfframeError):
@@ -216,6 +238,10 @@ class ComparisonError(HalfframeError):
 
 def _idle(report: Mapping[str, Any]) -> bool:
     return bool(report.get("note")) and not report.get("guidance_truncated")
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -234,12 +260,12 @@ def _trial(trial: Trial) -> dict[str, Any]:
     return data
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` with only what strict JSON has: no infinities, no tuples, no objects."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, str | int | None) else repr(value)

@@ -9,13 +9,13 @@ from typing import Any
 
 import halfframe
 from halfframe.compare.bench import Bench, GenerateFunction
-from halfframe.compare.equal_cost import EqualCost
 from halfframe.compare.extras import require
 from halfframe.compare.facts import machine_facts
 from halfframe.compare.generators import check_seeds
 from halfframe.compare.output import Writer
 from halfframe.compare.results import Comparison, Results, Variant
-from halfframe.errors import HalfframeError, OptionError
+from halfframe.compare.unfinished import earlier, restore
+from halfframe.errors import HalfframeError, OptionError, is_count
 
 __all__ = ["WEIGHTS", "compare"]
 
@@ -33,10 +33,12 @@ def compare(
     steps: int,
     pipe: Any = None,
     baseline: Variant | None = None,
-    equal_cost: EqualCost | None = "predicted",
+    equal_cost: bool = True,
     warm_up_steps: int = 2,
+    repeat: int = 1,
     temporal_stride: int = 4,
     output: str | Path | None = None,
+    resume: bool = False,
     progress: Callable[[str], None] | None = None,
     random_weights: bool | None = None,
     facts: Mapping[str, Any] | None = None,
@@ -53,26 +55,32 @@ def compare(
         pipe: the pipeline that `generate` uses, for variants with halfframe's options; by default ``generate.pipe``.
         baseline: what the others are measured against; by default, the pipeline as it is.
         equal_cost: adds for each variant with halfframe's options, after its first clip, the plain pipeline with as
-            many steps as cost the same: by the report's predicted speed-up of the experts (``"predicted"``; by the
-            measured one where there is none), or by the seconds of that clip (``"measured"``), which lets fewer steps
-            pay for what does not depend on the steps. None for no such variants.
+            many steps as take the experts the same time, see `halfframe.compare.equal_cost`.
         warm_up_steps: steps of an untimed clip before the timed ones, for each variant; 0 for none.
+        repeat: timed runs of each clip, the variants in turns, so that a machine that is busy for a while is so for
+            all of them; medians and their spread are shown.
         temporal_stride: video frames per latent frame.
         output: folder for tables, pictures and clips, written as they come; None for none.
-        progress: called with one line of text at a time; by default the lines are logged at level INFO.
+        resume: go on from what the same comparison, interrupted, left in `output`, if it left anything.
+        progress: is told, a line at a time, what goes on; by default the log is, at level INFO.
         random_weights: for the heading of the tables; None if it is not known.
         facts: more for that heading.
 
     Raises:
         ComparisonError: the baseline failed; ``error.comparison`` has what was finished.
-        OptionError: nothing to do, two variants of one name, or options that `halfframe.enabled` refuses.
+        OptionError: nothing to do, two variants of one name, options that `halfframe.enabled` refuses, or an earlier
+            comparison of other settings.
         UnsupportedPipelineError: `pipe` cannot be served.
         HalfframeError: a package of the extra ``compare`` is missing.
     """
     first = Variant("baseline") if baseline is None else baseline
     rows = [Results(variant, variant.steps or steps) for variant in (first, *variants)]
     pipe = getattr(generate, "pipe", None) if pipe is None else pipe
-    _check(rows, prompts, seeds, steps, warm_up_steps, equal_cost)
+    _check(rows, prompts, seeds, steps, warm_up_steps)
+    if not is_count(repeat, 1):
+        raise OptionError(f"repeat={repeat!r}; needed: an integer, 1 or more.")
+    if resume and output is None:
+        raise OptionError("there is nothing to resume without output; name the folder of the earlier comparison.")
     for results in rows:
         _check_options(results.variant, pipe)
     require("skimage.metrics", "compute SSIM")
@@ -84,15 +92,21 @@ def compare(
         "prompts": list(prompts),
         "seeds": list(seeds),
         "warm-up": f"{warm_up_steps} steps per variant, untimed" if warm_up_steps else "none",
+        **({"repeat": f"{repeat} runs of each clip, in turns"} if repeat > 1 else {}),
         **(facts or {}),
     }
     comparison = Comparison(rows[0], rows[1:], heading)
-    writer = Writer(output)
-    bench = Bench(generate, pipe, comparison, writer, progress or _logger.info, temporal_stride)
+    left = earlier(Path(output)) if resume and output is not None else None
+    if left is not None:
+        restore(comparison, left)
+    writer = Writer(output, earlier=left)
+    writer.keep_clips(left)
+    bench = Bench(generate, pipe, comparison, writer, progress or _logger.info, temporal_stride, repeat)
+    cases = [(prompt, seed) for prompt in prompts for seed in seeds]
     try:
         if warm_up_steps:
-            bench.warm_up(prompts[0], seeds[0], warm_up_steps)
-        bench.run([(prompt, seed) for prompt in prompts for seed in seeds], equal_cost)
+            bench.warm_up(cases, warm_up_steps)
+        bench.run(cases, equal_cost)
     finally:
         writer.finish(comparison)
     return comparison
@@ -104,7 +118,6 @@ def _check(
     seeds: Sequence[int],
     steps: int,
     warm_up_steps: int,
-    equal_cost: EqualCost | None,
 ) -> None:
     if len(rows) < 2:
         raise OptionError("there is nothing to compare the baseline with; give one variant or more.")
@@ -120,8 +133,6 @@ def _check(
     check_seeds(seeds)
     if steps < 1 or warm_up_steps < 0:
         raise OptionError(f"steps={steps}, warm_up_steps={warm_up_steps}; needed: 1 or more, and 0 or more.")
-    if equal_cost not in ("predicted", "measured", None):
-        raise OptionError(f"equal_cost={equal_cost!r} is unknown; needed: 'predicted', 'measured' or None.")
 
 
 def _check_options(variant: Variant, pipe: Any) -> None:

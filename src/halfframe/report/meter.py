@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +27,7 @@ class _Phase:
     passes: int = 0
     skipped: int = 0
     lengths: dict[int, int] = field(default_factory=dict)
+    by_frames: Counter[int] = field(default_factory=Counter)
     frame_steps: int = 0
     predicted: float = 0.0
     predicted_full: float = 0.0
@@ -60,6 +62,7 @@ class Meter:
         phase = self._phases[expert]
         phase.passes += 1
         phase.lengths[latent_frames] = sequence_length
+        phase.by_frames[latent_frames] += 1
         phase.seconds += seconds
         if self._expert_shape is not None:
             predicted = clips * self._expert_shape.seconds(sequence_length, self._rates)
@@ -136,6 +139,7 @@ class Meter:
             predicted_seconds=phase.predicted if known else None,
             predicted_seconds_full=phase.predicted_full if known else None,
             seconds=phase.seconds if self._measured else None,
+            passes_by_frames=tuple(sorted(phase.by_frames.items())),
         )
 
     def _video_frames(self, latent_frames: int) -> int:

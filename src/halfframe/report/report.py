@@ -31,6 +31,7 @@ class PhaseReport:
         predicted_seconds: of the expert on one H200, `halfframe.report.cost.H200`; None where its sizes are unknown.
         predicted_seconds_full: the same without halfframe.
         seconds: measured in the expert's passes, device synchronised; None unless ``enabled(..., measure=True)``.
+        passes_by_frames: numbers of latent frames, and how many passes computed so many.
     """
 
     expert: Expert
@@ -44,6 +45,7 @@ class PhaseReport:
     predicted_seconds: float | None = None
     predicted_seconds_full: float | None = None
     seconds: float | None = None
+    passes_by_frames: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ class Report:
         data["notes"] = list(self.notes)
         for phase in ("high", "low"):
             data[phase] = {k: list(v) if isinstance(v, tuple) else v for k, v in data[phase].items()}
+            data[phase]["passes_by_frames"] = [list(pair) for pair in data[phase]["passes_by_frames"]]
         return data
 
     def summary(self) -> str:

@@ -1,16 +1,20 @@
-"""What `tune` found, as plain data, a table, and a plot of cost against fidelity."""
+"""What `tune` found, as plain data, a table, and a page with cost against fidelity."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from halfframe.compare.report_page import Frontier, page
+from halfframe.compare.tables import Table
 from halfframe.tuning.result import Measured, Tuning
 
-__all__ = ["plot", "table", "to_dict", "write_json"]
+__all__ = ["html_page", "table", "to_dict", "write_json"]
+
+_RIVALS = ("fewer steps", "truncated guidance")
 
 
 def to_dict(tuning: Tuning, found: Measured) -> dict[str, Any]:
@@ -44,46 +48,41 @@ def write_json(tuning: Tuning, path: Path) -> None:
 
 def table(tuning: Tuning) -> str:
     """A Markdown table: each recipe beside fewer steps that cost as much or less."""
-    judged = tuning.checked or tuning.chosen
+    return f"{_about(tuning)}\n\n{_table(tuning).markdown()}\n"
+
+
+def html_page(tuning: Tuning, cases: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
+    """The table, the frontier, and the clips of `cases`; see `halfframe.compare.report_page`."""
+    groups = {"recipes": tuning.checked or tuning.chosen}
+    groups |= {kind: tuple(rival for rival in tuning.rivals if rival.kind == kind) for kind in _RIVALS}
+    points = {
+        name: [
+            (" ".join(found.recipe.moves), found.cost, tuning.decibels(found.error)) for found in group if found.error
+        ]
+        for name, group in groups.items()
+    }
+    frontier = Frontier("cost in full steps", f"latent PSNR to the plain {tuning.steps} steps, dB", points)
+    return page("halfframe tune", _about(tuning), [_table(tuning)], cases, frontier, notes)
+
+
+def _about(tuning: Tuning) -> str:
     where = "clips that the search did not see" if tuning.checked else "the clips of the search"
-    lines = [
-        f"Latent PSNR in dB to the plain run of {tuning.steps} steps, over {len(judged[0].errors)} of {where}; cost in "
-        f"full steps, by the time of forward passes on this machine.",
-        "",
-        "| cost | recipe | expected | fewer steps | fewer steps, truncated guidance | moves |",
-        "| ---: | ---: | ---: | ---: | ---: | --- |",
-    ]
-    for found in judged:
-        rivals = [tuning.rival(found.cost, kind) for kind in ("fewer steps", "truncated guidance")]
+    return (
+        f"Latent PSNR in dB to the plain run of {tuning.steps} steps, over "
+        f"{len((tuning.checked or tuning.chosen)[0].errors)} of {where}; cost in full steps, by the time of forward "
+        "passes on this machine."
+    )
+
+
+def _table(tuning: Tuning) -> Table:
+    rows = []
+    for found in tuning.checked or tuning.chosen:
+        rivals = [tuning.rival(found.cost, kind) for kind in _RIVALS]
         shown = ["-" if rival is None else f"{_decibels(tuning, rival)} at {rival.cost:.2f}" for rival in rivals]
         expected = "-" if found.predicted is None else f"{tuning.decibels(found.predicted):.1f}"
         moves = " ".join(found.recipe.moves)
-        lines.append(
-            f"| {found.cost:.2f} | {_decibels(tuning, found)} | {expected} | {shown[0]} | {shown[1]} | `{moves}` |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def plot(tuning: Tuning, path: Path) -> None:
-    """Cost against fidelity: recipes, fewer steps, truncated guidance."""
-    matplotlib = importlib.import_module("matplotlib")
-    matplotlib.use("Agg")
-    pyplot = importlib.import_module("matplotlib.pyplot")
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    groups = {"tuned recipes": tuning.checked or tuning.chosen}
-    for kind in ("fewer steps", "truncated guidance"):
-        groups[kind] = tuple(rival for rival in tuning.rivals if rival.kind == kind)
-    for (name, group), style in zip(groups.items(), ("o-", "s--", "^:"), strict=True):
-        points = sorted((found.cost, tuning.decibels(found.error)) for found in group if found.error)
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=name)
-    axes.set_xlabel("cost in full steps")
-    axes.set_ylabel(f"latent PSNR to the plain {tuning.steps} steps, dB")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+        rows.append([f"{found.cost:.2f}", _decibels(tuning, found), expected, *shown, moves])
+    return Table(["cost", "recipe", "expected", "fewer steps", "fewer steps, truncated guidance", "moves"], rows, (5,))
 
 
 def _decibels(tuning: Tuning, found: Measured) -> str:

@@ -42,6 +42,9 @@ class Log:
                     file.write(json.dumps([name, self._known[name]]) + "\n")
         return self._known[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
     def __len__(self) -> int:
         return len(self._known)
 

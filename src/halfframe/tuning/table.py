@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from halfframe.compare.progress import Progress
 from halfframe.report.cost import H200, ExpertShape
 from halfframe.tuning.log import Log
 from halfframe.tuning.replay import Record, final_latents
@@ -36,7 +37,7 @@ class Bench:
         cases: how many clips, or batches of clips, there are.
         steps: of the schedule that was asked for.
         log: where results are kept, and read again by a later call.
-        progress: is told what goes on.
+        progress: is told what goes on; its unit is a forward pass.
     """
 
     pipe: Any
@@ -44,7 +45,7 @@ class Bench:
     cases: int
     steps: int
     log: Log
-    progress: Callable[[str], None]
+    progress: Progress
     seconds: dict[int, list[float]] = field(default_factory=dict)
     _plain: dict[tuple[int, int], tuple[Tensor, Record]] = field(default_factory=dict)
 
@@ -59,6 +60,10 @@ class Bench:
             self._time(record)
             self._plain[key] = (latents, record)
         return self._plain[key]
+
+    def passes(self) -> int:
+        """Forward passes of a step."""
+        return 2 if self.guided() else 1
 
     def guided(self) -> bool:
         """Whether steps have an unconditional pass."""
@@ -98,11 +103,11 @@ class Bench:
             alone = ["full"] * steps
             alone[index] = part
             name = f"move {steps} {index} {part}"
-            found = [
-                self.log.get(f"{name} #{case}", partial(self.error, case, alone, index)) for case in range(self.cases)
-            ]
+            names = [f"{name} #{case}" for case in range(self.cases)]
+            self.progress.add(-(steps - index) * self.passes() * sum(known in self.log for known in names))
+            found = [self.log.get(known, partial(self.error, case, alone, index)) for case, known in enumerate(names)]
             errors[index][part] = statistics.fmean(found)
-            self.progress(f"{steps} steps: {done} of {len(todo)} moves measured")
+            self.progress.say(f"{steps} steps: {done} of {len(todo)} moves measured")
         base = statistics.fmean(self.measured(["full"] * steps)) if steps != self.steps else 0.0
         return MoveTable(errors, {}, high, base)
 
@@ -143,5 +148,6 @@ class Bench:
         return statistics.median(self.seconds[total]) * ratio
 
     def _time(self, record: Record) -> None:
+        self.progress.done(sum(map(len, record.seconds.values())))
         for count, seconds in record.seconds.items():
             self.seconds.setdefault(count, []).extend(seconds)

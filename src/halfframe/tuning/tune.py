@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from halfframe.compare.generators import diffusers_generate, official_generate
+from halfframe.compare.progress import Progress
 from halfframe.errors import OptionError, is_count
 from halfframe.strategies.recipe import Recipe
-from halfframe.tuning.frontier import plot, table, to_dict, write_json
+from halfframe.tuning.clips import clips_of
+from halfframe.tuning.frontier import html_page, table, to_dict, write_json
 from halfframe.tuning.log import Log
 from halfframe.tuning.result import Measured, Tuning
 from halfframe.tuning.search import MoveTable, best_moves, parts_of
@@ -118,7 +120,7 @@ def tune_cases(
     The plain clips are run once; then every move at every step alone, from the stored state before that step; then, for
     each budget, the recipes that the search expects to be best, and around the best of those again. At the end the
     chosen recipes are run on clips that the search did not see, beside fewer steps at equal cost, with all their
-    guidance and with it truncated.
+    guidance and with it truncated. Of the first of these clips the report shows the recipes' and the rivals' videos.
 
     Args:
         pipe: a pipeline that `halfframe.enabled` serves.
@@ -146,40 +148,46 @@ def tune_cases(
     folder = None if output is None else Path(output)
     kept = {"steps": steps, "moves": list(moves), "cases": cases, **(settings or {})}
     log = Log(None if folder is None else folder / "tuning.jsonl", kept)
-    bench = Bench(pipe, call, cases, steps, log, progress)
+    told = Progress(progress, 0)
+    bench = Bench(pipe, call, cases, steps, log, told)
     tried = _tried(moves, bench.guided())
-    _announce(bench, lengths, tried, len(budgets) * runs, check, progress)
-    errors = [bench.table(length, tried) for length in lengths]
+    ahead = _passes(bench, lengths, tried, [runs] * len(budgets), check)
+    told.expect(sum(ahead))
+    told.say(f"up to {sum(ahead):,} forward passes if nothing is known yet")
+    errors = []
+    for number, length in enumerate(lengths, 1):
+        errors.append(bench.table(length, tried))
+        told.expect(sum(ahead[number:]))
     tables = tuple(replace(table, costs=bench.costs(tried)) for table in errors)  # by all the times that were taken
-    progress(f"{len(log)} results measured; searching")
-    chosen = tuple(_search(bench, tables, budget * steps, runs, progress) for budget in sorted(budgets, reverse=True))
+    told.say(f"{len(log)} results measured; searching")
+    chosen = []
+    for number, budget in enumerate(sorted(budgets, reverse=True), len(lengths) + 1):
+        chosen.append(_search(bench, tables, budget * steps, runs))
+        told.expect(sum(ahead[number:]))
     peak = _peak(bench)
     judge = bench if not check else _judge(bench, pipe, call, cases, check, kept, folder)
     checked = tuple(_run(judge, found.recipe.moves, found.cost, found.predicted) for found in chosen) if check else ()
-    rivals = tuple(_rivals(judge, steps, bench.guided(), progress))
-    tuning = Tuning(steps, tables, chosen, checked, rivals, peak)
+    rivals = tuple(_rivals(judge, steps, bench.guided()))
+    tuning = Tuning(steps, tables, tuple(chosen), checked, rivals, peak)
     if folder is not None:
         _save(tuning, folder)
+        page = folder / "report.html"
+        shown, notes = clips_of(tuning, pipe, partial(call, cases if check else 0), page, progress)
+        page.write_text(html_page(tuning, shown, notes), encoding="utf-8")
     return tuning
 
 
-def _announce(
-    bench: Bench,
-    lengths: Sequence[int],
-    tried: Sequence[str],
-    recipes: int,
-    check: int,
-    progress: Callable[[str], None],
-) -> None:
-    """How many forward passes there will be at most, and how long they will take."""
+def _passes(
+    bench: Bench, lengths: Sequence[int], tried: Sequence[str], recipes: Sequence[int], check: int
+) -> list[int]:
+    """Forward passes at most: of each schedule's moves, of each budget's recipes, of the check and the rivals."""
     parts = len({part for move in tried for part in parts_of(move)}) - 1
-    per_step = 2 if bench.guided() else 1
-    table = sum(length + parts * length * (length + 1) // 2 for length in lengths)
-    judged = check or bench.cases
-    rivals = sum(count * (3 if per_step == 2 else 1) for count in range(1, bench.steps + 1))
-    passes = per_step * (bench.cases * (table + recipes * bench.steps) + judged * (rivals + recipes * bench.steps))
-    each = statistics.median(seconds for counts in bench.seconds.values() for seconds in counts)
-    progress(f"up to {passes:,} forward passes, about {passes * each / 60:.0f} minutes if nothing is known yet")
+    each = bench.passes()
+    tables = [each * bench.cases * (length + parts * length * (length + 1) // 2) for length in lengths]
+    search = [each * bench.cases * count * bench.steps for count in recipes]
+    rivals = sum(count * (3 if each == 2 else 1) for count in range(1, bench.steps + 1))
+    judged = (check or bench.cases) * (rivals + (len(recipes) * bench.steps if check else 0))
+    return [*tables, *search, each * judged]
 
 
 def _tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
@@ -191,9 +199,7 @@ def _tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tried))
 
 
-def _search(
-    bench: Bench, tables: Sequence[MoveTable], budget: float, runs: int, progress: Callable[[str], None]
-) -> Measured:
+def _search(bench: Bench, tables: Sequence[MoveTable], budget: float, runs: int) -> Measured:
     """The best measured recipe of `runs`: the expected best, then those around the best so far."""
     waiting: dict[tuple[str, ...], tuple[float, MoveTable]] = {}
     done: dict[tuple[str, ...], Measured] = {}
@@ -209,7 +215,7 @@ def _search(
         moves = min(waiting, key=lambda moves: waiting[moves][0])
         predicted, origin = waiting.pop(moves)
         done[moves] = found = _run(bench, moves, origin.cost(moves), predicted)
-        progress(f"budget {budget:.2f}: {' '.join(moves)}: {found.error:.3g}, expected {predicted:.3g}")
+        bench.progress.say(f"budget {budget:.2f}: {' '.join(moves)}: {found.error:.3g}, expected {predicted:.3g}")
         if found is min(done.values(), key=lambda other: other.error):
             for index, move in enumerate(moves):
                 if move != "full":
@@ -235,11 +241,11 @@ def _judge(
     return judge
 
 
-def _rivals(bench: Bench, steps: int, guided: bool, progress: Callable[[str], None]) -> Sequence[Measured]:
+def _rivals(bench: Bench, steps: int, guided: bool) -> Sequence[Measured]:
     """Fewer plain steps, and fewer steps of which the last skip the unconditional pass."""
     rivals = []
     for count in range(1, steps + 1):
-        progress(f"rivals: {count} of {steps} steps")
+        bench.progress.say(f"rivals: {count} of {steps} steps")
         if count < steps:
             rivals.append(_run(bench, ["full"] * count, float(count), None, "fewer steps"))
         for skipped in (round(count * 0.25), round(count * 0.5)) if guided else ():
@@ -262,5 +268,3 @@ def _save(tuning: Tuning, folder: Path) -> None:
         replace(found.recipe, measured=measured).save(folder / name)
     write_json(tuning, folder / "tuning.json")
     (folder / "tuning.md").write_text(table(tuning), encoding="utf-8")
-    with contextlib.suppress(ImportError):  # matplotlib is of the extra `compare`
-        plot(tuning, folder / "frontier.png")

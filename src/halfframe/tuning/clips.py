@@ -1,0 +1,56 @@
+"""The videos of what was tuned, for the report."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from halfframe.compare.report_page import clip_sheets, read_sheets
+from halfframe.compare.videos import as_video, to_bytes
+from halfframe.enabled import enabled
+from halfframe.errors import HalfframeWarning
+from halfframe.strategies.recipe import Recipe
+from halfframe.tuning.result import Tuning
+
+__all__ = ["clips_of"]
+
+
+def clips_of(
+    tuning: Tuning, pipe: Any, call: Callable[[int], Any], page: Path, progress: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """One clip: plain, by each recipe, and with fewer steps that cost as much; as `clip_sheets` has it, and remarks.
+
+    Args:
+        tuning: what was found.
+        pipe: the pipeline.
+        call: ``(steps)`` calls it for the clip.
+        page: of an earlier report, whose clips are taken if they are of the same recipes.
+        progress: is told what goes on.
+    """
+    runs: dict[str, tuple[Recipe | None, int]] = {f"plain, {tuning.steps} steps": (None, tuning.steps)}
+    for found in tuning.checked or tuning.chosen:
+        runs[f"recipe, cost {found.cost:.2f}"] = (found.recipe, len(found.recipe.moves))
+        rival = tuning.rival(found.cost, "fewer steps")
+        if rival is not None:
+            steps = len(rival.recipe.moves)
+            runs[f"plain, {steps} steps"] = (None, steps)
+    key = "; ".join(f"{name}: {' '.join(recipe.moves) if recipe else ''}" for name, (recipe, _) in runs.items())
+    known = [case for case in read_sheets(page) if case["key"] == key]
+    if known:
+        return known, []
+    clips = {}
+    try:
+        for number, (name, (recipe, steps)) in enumerate(runs.items(), 1):
+            progress(f"clip {number} of {len(runs)} for the report: {name}")
+            if recipe is None:
+                output = call(steps)
+            else:
+                with enabled(pipe, recipe), warnings.catch_warnings():
+                    warnings.simplefilter("ignore", HalfframeWarning)  # a recipe for a large budget may skip nothing
+                    output = call(steps)
+            clips[name] = to_bytes(as_video(output))
+        return [clip_sheets(key, "the first clip", clips)], []
+    except Exception as error:  # the recipes are found and written; only the report goes without clips
+        return [], [f"there are no clips here: {type(error).__name__}: {error}"]
