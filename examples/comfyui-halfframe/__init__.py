@@ -40,7 +40,7 @@ class Halfframe(io.ComfyNode):
                 io.Combo.Input(
                     "strategy",
                     options=[info.name for info in halfframe.strategies()],
-                    default=halfframe.DEFAULT_STRATEGY,
+                    default="interleave",
                     tooltip=(
                         "merge: the model sees means of neighbouring frames. interleave: other frames at each step. "
                         "interpolate: the same frames at each step. self-duplicate: frames are repeated when the "
@@ -56,12 +56,13 @@ class Halfframe(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "first_steps",
-                    default=0,
+                    default=1,
                     min=0,
                     max=1000,
                     tooltip=(
                         "Acts on the sampler's first N high-noise steps only, 0 for all of them. A small number keeps "
-                        "nearly the same video for a seed; all steps are faster and give another video."
+                        "nearly the same video for a seed; all steps are faster and give another video, with less "
+                        "motion. self-duplicate and previous-odd need all of them."
                     ),
                 ),
                 io.Int.Input(

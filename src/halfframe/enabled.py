@@ -28,6 +28,10 @@ def enabled(
 ) -> EnabledPipe:
     """Make `pipe` faster within the ``with`` block: its high-noise expert computes only part of the latent frames.
 
+    By default it does so on the first steps only, at noise levels of 0.99 and above, which keeps the take of a seed.
+    Over the whole high-noise phase (``"interleave"``, ``"merge"``, ``"self-duplicate"``) it is much faster, and makes
+    another take, with less motion.
+
     The pipeline is called as ever, any number of times. Only this instance is changed, and it is exactly as before once
     the block is left, however it is left. Source: half-frame generation for Wan2.2.
 

@@ -2,5 +2,5 @@
 
 __all__ = ["DEFAULT_STRATEGY"]
 
-DEFAULT_STRATEGY = "merge"
-"""Nearest to the full run of the whole-phase strategies that cost as much; the source's is `self-duplicate`."""
+DEFAULT_STRATEGY = "interleave:until=0.99"
+"""Keeps the take of a seed; the source's, `self-duplicate`, halves the whole high-noise phase and makes another one."""

@@ -35,7 +35,7 @@ class Description:
     @property
     def is_default(self) -> bool:
         """Whether it is what `halfframe.enabled` uses unless told otherwise."""
-        return self.info.name == DEFAULT_STRATEGY
+        return self.info.name == DEFAULT_STRATEGY.partition(":")[0]
 
     def to_dict(self) -> dict[str, Any]:
         """The description as plain data."""

@@ -74,7 +74,7 @@ def resolve_strategy(strategy: StrategyLike, options: Mapping[str, Any]) -> Stra
             return _build(strategy, Recipe.load(strategy), options)
         name, given = parse_strategy(strategy)
         twice = ", ".join(given.keys() & options.keys())
-        if twice:
+        if twice and strategy != DEFAULT_STRATEGY:  # nobody wrote the default's options
             raise OptionError(f"{twice} is given twice, in {strategy!r} and as a keyword; give it once.")
         options = {**given, **options}
         return resolve_strategy(None, options) if name is None else _build(name, load(_find(name)), options)

@@ -16,7 +16,7 @@ from halfframe.sampling.strategy import Move, Step, Strategy
 __all__ = ["Until", "Windowed"]
 
 Until = Literal["switch", "end"]
-"""Where the window ends, beside a number of steps."""
+"""Where the window ends, beside a number of steps or a noise level."""
 
 
 class Windowed(Strategy):
@@ -26,8 +26,9 @@ class Windowed(Strategy):
         stride: computes one of N latent frames; 1 computes all.
         full_start: computes every frame on the first N steps.
         full_end: computes every frame on the last N steps of the window.
-        until: where the window ends: at the expert ``"switch"`` (the source's), at the ``"end"`` of the schedule, or
-            after N steps, at the switch at the latest.
+        until: where the window ends: at the expert ``"switch"`` (the source's), at the ``"end"`` of the schedule, or,
+            at the switch at the latest, after N steps, or below a noise level between 0 and 1 (``0.99``; the expert's
+            first step is always within it).
         positions: computed frames have their ``"true"`` temporal positions, or are ``"contiguous"`` as in the source.
 
     Raises:
@@ -40,14 +41,20 @@ class Windowed(Strategy):
         stride: int = 2,
         full_start: int = 0,
         full_end: int = 0,
-        until: Until | int = "switch",
+        until: Until | float = "switch",
         positions: Positions = "true",
     ) -> None:
         for name, value, least in (("stride", stride, 1), ("full_start", full_start, 0), ("full_end", full_end, 0)):
             if not is_count(value, least):
                 raise OptionError(f"{name} must be an integer >= {least}, got {value!r}.")
-        if not is_count(until, 1):
-            one_of("until", until, Until, " or a number of steps >= 1")
+        level = isinstance(until, float) and 0 < until < 1
+        if not level and not is_count(until, 1):
+            one_of("until", until, Until, ", a number of steps >= 1 or a noise level between 0 and 1")
+        if level and full_end:
+            raise OptionError(
+                f"full_end={full_end} counts from the end of a window whose steps are known; until={until} is a noise "
+                "level. Give until a number of steps, or leave full_end out."
+            )
         one_of("positions", positions, Positions)
         self.stride = stride
         self.full_start = full_start
@@ -75,5 +82,9 @@ class Windowed(Strategy):
             return False
         if self.until == "end":
             return step.index < step.num_steps - self.full_end
+        if step.expert != "high":
+            return False
+        if isinstance(self.until, float):
+            return step.expert_index == 0 or step.sigma >= self.until
         end = step.expert_steps if self.until == "switch" else min(self.until, step.expert_steps)
-        return step.expert == "high" and step.expert_index < end - self.full_end
+        return step.expert_index < end - self.full_end
