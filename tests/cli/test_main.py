@@ -167,14 +167,14 @@ def test_plan_counts_what_a_real_run_reports(t2v: Any, every: int, strategy: str
 def test_strategies(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["strategies"]) == 0
     text = capsys.readouterr().out
-    assert "merge (the default): Computes means of neighbouring frames" in text
+    assert "interleave (the default): " in text
     assert text.count("(the default)") == 1
     assert f"    options: noise=full  [halfframe {halfframe.__version__}]" in text
     assert all(len(line) <= 130 for line in text.splitlines())
     assert main(["strategies", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert {"self-duplicate", "previous-odd", "merge"} <= set(rows)
-    assert [name for name, row in rows.items() if row["default"]] == [halfframe.DEFAULT_STRATEGY]
+    assert [name for name, row in rows.items() if row["default"]] == [halfframe.DEFAULT_STRATEGY.partition(":")[0]]
     assert rows["merge"]["options"] == {
         "stride": 2,
         "full_start": 0,
