@@ -14,10 +14,14 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 PUBLISHED = (
     "CONTRIBUTING.md",
+    "examples/*.py",
     "examples/*/*.md",
     "examples/*/*.png",
+    "examples/halfframe-tinywan/study/*.md",
+    "examples/halfframe-tinywan/study/*.png",
     "examples/comfyui-halfframe/example_workflows/*.json",
     "benchmarks/results/*.md",
+    "benchmarks/results/*.jsonl",
     "benchmarks/results/*.png",
 )
 

@@ -162,7 +162,8 @@ def text(results: Results) -> str:
         "`halfframe_tinywan.truth`.",
         "",
     ]
-    lines = [*head, *calibration(results), *order(results)]
+    plots = [f"![{TITLES[setting]}: cost against PSNR](frontier-{setting}.png)" for setting in plotted(results)]
+    lines = [*head, *plots, "", *calibration(results), *order(results)]
     lines += parts(
         results,
         "Recipes",
@@ -188,6 +189,11 @@ def text(results: Results) -> str:
 
 
 # Plots.
+
+
+def plotted(results: Results) -> list[str]:
+    """Settings of which more than the plain run is there."""
+    return [setting for setting in results.settings() if results.of(setting, "fewer steps")]
 
 
 def plot(results: Results, setting: str, path: Path) -> None:
@@ -242,7 +248,7 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     results = Results(found.folder)
     (output / "STUDY.md").write_text(text(results), encoding="utf-8")
-    for setting in results.settings():
+    for setting in plotted(results):
         plot(results, setting, output / f"frontier-{setting}.png")
 
 
