@@ -50,7 +50,7 @@ def close(seen: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(seen, expected, rtol=0, atol=2e-5)  # the random experts amplify float32's rounding
 
 
-STRATEGIES = ["self-duplicate", halfframe.DEFAULT_STRATEGY]
+STRATEGIES = ["self-duplicate", "merge"]
 
 
 def halved_latents(pipe: Any, strategy: str) -> Tensor:
@@ -156,7 +156,7 @@ def test_last_image_is_shown_beside_frames_that_change_from_step_to_step() -> No
         def halfframe_expert_call(self, call: halfframe.ExpertCall) -> None:
             kept.append(None if call.frame_map is None else call.frame_map.kept)
 
-    with halfframe.enabled(pipe, plugins=[Kept()]):
+    with halfframe.enabled(pipe, "merge", plugins=[Kept()]):
         run(pipe, num_frames=21, last_image=picture(1))
     assert kept[:4] == [(0, 2, 4, 5)] * 2 + [(0, 1, 3, 5)] * 2
     assert kept[-1] is None
@@ -176,7 +176,7 @@ def test_last_image_frame_starts_from_its_own_noise() -> None:
 
 
 def test_report(t2v: Any) -> None:
-    with halfframe.enabled(t2v) as enabled:
+    with halfframe.enabled(t2v, "merge") as enabled:
         run(t2v)
     report = enabled.report
     assert report is not None
@@ -802,7 +802,7 @@ def test_cache_that_comes_in_the_middle_of_a_run(name: str) -> None:
             config = getattr(importlib.import_module("diffusers.hooks"), name)
             getattr(pipe, expert).enable_cache(CACHES[name](config, pipe, expert))
 
-    with halfframe.enabled(pipe, plugins=[at_switch]):
+    with halfframe.enabled(pipe, "merge", plugins=[at_switch]):
         plain = run(pipe, guidance_scale=1.0)
         assert not torch.equal(run(pipe, guidance_scale=1.0, callback_on_step_end=at_step(0, turn_on)), plain)
     assert torch.equal(*at_switch.latents)

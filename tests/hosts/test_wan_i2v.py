@@ -118,7 +118,7 @@ def test_81_frames_on_every_version(i2v: Any) -> None:
         model.register_forward_pre_hook(
             lambda _, args, kwargs: seen.append((args[0][0].shape[1], kwargs["y"][0].shape[1])), with_kwargs=True
         )
-    with halfframe.enabled(i2v) as run:
+    with halfframe.enabled(i2v, "merge") as run:
         video = i2v.generate(PROMPT, IMAGE, max_area=16 * 24, frame_num=81, sampling_steps=4, offload_model=False)
     assert video.shape[1] == 81
     assert run.report is not None

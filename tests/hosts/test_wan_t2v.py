@@ -106,7 +106,7 @@ def test_what_reaches_each_expert(t2v: Any, frame_num: int, total: int, kept: in
 
 
 def test_report_has_the_table_of_the_source(t2v: Any) -> None:
-    with halfframe.enabled(t2v) as run:
+    with halfframe.enabled(t2v, "merge") as run:
         generate(t2v, frame_num=49, sampling_steps=20, size=(16, 16))
     report = run.report
     assert report is not None
@@ -322,7 +322,7 @@ def test_measured_seconds_on_request(t2v: Any) -> None:
 
 
 def test_one_log_line_per_run(t2v: Any, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="halfframe"), halfframe.enabled(t2v):
+    with caplog.at_level("INFO", logger="halfframe"), halfframe.enabled(t2v, "merge"):
         generate(t2v)
     infos = [record for record in caplog.records if record.levelname == "INFO"]
     assert len(infos) == 1
@@ -337,7 +337,7 @@ def test_a_fork_that_makes_one_pass_per_step(t2v: Any) -> None:
     seen: list[Any] = []
     spy(t2v.high_noise_model, seen)
     spy(t2v.low_noise_model, seen)
-    with halfframe.enabled(t2v) as run:
+    with halfframe.enabled(t2v, "merge") as run:
         video = generate(t2v)
     assert video.shape == (3, 17, 32, 48)
     assert [shape[1] for shape, _ in seen] == [3] * 6 + [5] * 2
