@@ -203,7 +203,7 @@ def test_a_single_high_noise_step_is_enough(pipe: Any) -> None:
 
 def test_fsdp_is_off_with_a_warning(pipe: Any, device: SimulatedAccelerator) -> None:
     wrapped = pipe.low_noise_model
-    expected = plain(pipe, "merge")
+    expected = plain(pipe, halfframe.DEFAULT_STRATEGY)
 
     class Wrapper(FullyShardedDataParallel):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
