@@ -110,7 +110,7 @@ def test_tiny_compares_guidance_at_every_second_step(tmp_path: Path) -> None:
 def test_equal_cost_can_be_switched_off(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--tiny", *SMALL, "--no-equal-cost", "--warm_up_steps", "0") == 0
     text = capsys.readouterr().out
-    assert "| merge | 4 |" in text
+    assert "| interleave:until=0.99 | 4 |" in text
     assert "fewer steps" not in text
 
 

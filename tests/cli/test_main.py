@@ -174,7 +174,7 @@ def test_strategies(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["strategies", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert {"self-duplicate", "previous-odd", "merge"} <= set(rows)
-    assert [name for name, row in rows.items() if row["default"]] == [halfframe.DEFAULT_STRATEGY]
+    assert [name for name, row in rows.items() if row["default"]] == [halfframe.DEFAULT_STRATEGY.partition(":")[0]]
     assert rows["merge"]["options"] == {
         "stride": 2,
         "full_start": 0,
@@ -235,6 +235,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["demo", "--threads", "0"], "--threads must be 1 or more, got 0"),
         (["demo", "--repeat", "0"], "--repeat must be 1 or more, got 0"),
         (["demo", "--sample_steps", "4", "0"], "--sample_steps must be 1 or more each, got 0"),
+        (["demo", "--sample_steps", "--no-lora"], "--sample_steps has no number and --no-lora is given"),
         (["demo", "--frame_num", "6"], "6 video frames is not 4n+1; use 5 or 9"),
         (["demo", "--strategy", "interleav"], "no strategy is called 'interleav'"),
         (["demo", "--seed", "-1"], "seeds [-1]; needed: integers from 0 to 2**63 - 1"),

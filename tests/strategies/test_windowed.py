@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfframe import FrameMap, Interleave, Interpolate, Merge, OptionError, OwnNoise, Step
+from halfframe import DEFAULT_STRATEGY, FrameMap, Interleave, Interpolate, Merge, OptionError, OwnNoise, Step
 from halfframe.plugins.strategies import resolve_strategy
 
 
@@ -54,6 +54,31 @@ def test_the_window() -> None:
     assert Interleave().move(step(0, sigma=0.0)) is None
 
 
+def test_a_window_down_to_a_noise_level() -> None:
+    strategy = Interleave(until=0.99)
+    levels = [0.98, 1.0, 0.995, 0.99, 0.98]  # the expert's first step is within the window whatever its level
+    assert [strategy.move(step(i, sigma=level)) is not None for i, level in enumerate(levels)] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert strategy.move(step(7, sigma=0.995)) is None  # the low-noise expert's
+    with pytest.raises(OptionError, match=r"full_end=1 counts from the end of a window.*until=0\.5 is a noise level"):
+        Interleave(until=0.5, full_end=1)
+    for unusable in (0.0, 1.0, 1.5, float("nan")):
+        with pytest.raises(OptionError, match="a noise level between 0 and 1"):
+            Interleave(until=unusable)
+
+
+def test_the_defaults_options_give_way() -> None:
+    chosen = resolve_strategy(DEFAULT_STRATEGY, {"until": 5, "stride": 3})
+    assert str(chosen) == "interleave:stride=3,until=5"
+    with pytest.raises(OptionError, match="until is given twice"):
+        resolve_strategy("interleave:until=0.9", {"until": 5})
+
+
 def test_what_the_others_show_and_where_frames_are() -> None:
     shown = {cls: cls().move(step(0)) for cls in (OwnNoise, Interpolate, Interleave)}
     for cls, between in ((OwnNoise, "hold"), (Interpolate, "linear"), (Interleave, "linear")):
@@ -88,8 +113,14 @@ def test_conditioning_frames_are_computed() -> None:
         ({"stride": 2.0}, "stride must be an integer >= 1, got 2.0"),
         ({"full_start": -1}, "full_start must be an integer >= 0, got -1"),
         ({"full_end": True}, "full_end must be an integer >= 0, got True"),
-        ({"until": "boundary"}, "until must be 'switch' or 'end' or a number of steps >= 1, got 'boundary'"),
-        ({"until": 0}, "until must be 'switch' or 'end' or a number of steps >= 1, got 0"),
+        (
+            {"until": "boundary"},
+            "until must be 'switch' or 'end', a number of steps .* got 'boundary'",
+        ),
+        (
+            {"until": 0},
+            "until must be 'switch' or 'end', a number of steps .* got 0",
+        ),
         ({"until": True}, "until must be .* got True"),
         ({"positions": "real"}, "positions must be 'true' or 'contiguous', got 'real'"),
     ],

@@ -6,96 +6,14 @@ python tables.py --folder study --output ..
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from halfframe_tinywan.truth import (
-    Interval,
-    difference_interval,
-    frechet_distance,
-    mean_interval,
-    share_interval,
-)
-from numpy.typing import NDArray
+from halfframe_tinywan.truth import Interval, mean_interval, share_interval
 
-Row = dict[str, Any]
-Values = NDArray[np.float64]
-
-_TITLES = {
-    "t2v-20": "text-to-video, 20 guided steps",
-    "t2v-8": "text-to-video, 8 guided steps",
-    "lora-4": "4-step LoRA, no guidance",
-    "i2v-20": "image-to-video, 20 guided steps",
-    "i2v-8": "image-to-video, 8 guided steps",
-}
-
-
-def decibels(row: Row, kind: str = "decoded") -> Values:
-    """PSNR of each clip to the plain run; latents by the largest range of the plain ones."""
-    peak = row["peak"] if kind == "latents" else 1.0
-    found: Values = 10 * np.log10(peak / np.maximum(np.asarray(row[kind]), 1e-10))
-    return found
-
-
-class Results:
-    """All lines; the last one of an id counts."""
-
-    def __init__(self, folder: Path) -> None:
-        rows: dict[str, Row] = {}
-        for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            if "error" not in row or row["id"] not in rows:
-                rows[row["id"]] = row
-        for row in rows.values():
-            if not np.isfinite(row.get("decoded", 0.0)).all():
-                row["error"] = "the clips are not finite"
-        self.failed = [row for row in rows.values() if "error" in row]
-        self.all = list(rows.values())
-        self.rows = [row for row in rows.values() if "decoded" in row and "error" not in row]
-        self.facts: Row = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-
-    def of(self, setting: str, *parts: str) -> list[Row]:
-        """Rows of some parts of a setting, the cheapest last."""
-        found = [row for row in self.rows if row["setting"] == setting and row["part"] in parts]
-        return sorted(found, key=lambda row: -row["cost"])
-
-    def settings(self) -> list[str]:
-        """Those that there is something of."""
-        present = {row["setting"] for row in self.rows}
-        return [name for name in _TITLES if name in present]
-
-    def rival(self, setting: str, cost: float, clips: int, *parts: str) -> Values | None:
-        """Clip by clip, the best that fewer steps reach at a cost, in dB: between two numbers of steps, on the line.
-
-        With `parts`, all that costs as much or less is a rival: any number of steps, and rows of those parts.
-        """
-        steps = [row for row in self.of(setting, "fewer steps") if len(row["decoded"]) >= clips]
-        curve = {round(row["cost"]): decibels(row)[:clips] for row in steps}
-        below, above = math.floor(cost + 1e-6), math.ceil(cost - 1e-6)
-        best: Values | None = None
-        if below in curve and above in curve:
-            share = cost - below if above > below else 0.0
-            best = (1 - share) * curve[below] + share * curve[above]
-        elif below in curve:
-            best = curve[below]
-        for row in self.of(setting, "fewer steps", *parts) if parts else ():
-            if row["cost"] <= cost + 0.02 and len(row["decoded"]) >= clips:
-                found = decibels(row)[:clips]
-                if best is None or found.mean() > best.mean():
-                    best = found
-        return best
-
-    def lead(self, row: Row, *parts: str) -> Interval | None:
-        """How far a row is above its rivals at equal cost, in dB, clip by clip."""
-        mine = decibels(row)
-        other = self.rival(row["setting"], row["cost"], len(mine), *parts)
-        return None if other is None else difference_interval(mine.tolist(), other.tolist())
-
+from results import TITLES, TRUTHS, Results, Row, decibels, shown, truth_cells
 
 # Tables.
 
@@ -110,40 +28,8 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     ]
 
 
-_TRUTHS = ["right, %", "valid, %", "Frechet"]
-
-
-def truth_cells(row: Row, results: Results) -> list[str]:
-    """Right, valid and the Frechet distance from clips of the world, which only sets of equal size have in common."""
-    if "right" not in row:
-        return ["-"] * len(_TRUTHS)
-    cells = []
-    for key in ("right", "valid"):
-        found = share_interval(sum(row[key]), len(row[key]))
-        cells.append(f"{100 * found.estimate:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]")
-    real = next((other["features"] for other in results.all if other["part"] == "real"), None)
-    if real is None or len(real) != len(row["features"]) or not np.isfinite(row["features"]).all():
-        return [*cells, "-"]
-    return [*cells, _shown(frechet(row["features"], real))]
-
-
-def frechet(made: Sequence[Sequence[float]], real: Sequence[Sequence[float]], draws: int = 100) -> Interval:
-    """Of two sets of features; the interval is by the bootstrap over the clips that were made, around the estimate."""
-    first, second = torch.tensor(made), torch.tensor(real)
-    generator = torch.Generator().manual_seed(0)
-    estimate = frechet_distance(first, second)
-    picks = torch.randint(len(first), (draws, len(first)), generator=generator)
-    again = torch.tensor([frechet_distance(first[pick], second) for pick in picks])
-    half = float(again.quantile(0.975) - again.quantile(0.025)) / 2
-    return Interval(estimate, estimate - half, estimate + half)
-
-
 def _heading(setting: str) -> str:
-    return _TITLES[setting][0].upper() + _TITLES[setting][1:]
-
-
-def _shown(found: Interval) -> str:
-    return f"{found.estimate:.2f} ± {(found.high - found.low) / 2:.2f}"
+    return TITLES[setting][0].upper() + TITLES[setting][1:]
 
 
 def calibration(results: Results) -> list[str]:
@@ -151,8 +37,14 @@ def calibration(results: Results) -> list[str]:
     lines = ["## Fewer steps", ""]
     for row in results.all:
         if row["part"] == "real" and "right" in row:
-            right, valid, _ = truth_cells(row, results)
-            lines += [f"Clips of the world itself, through the VAE: {right} % are right, {valid} % are valid.", ""]
+            valid = share_interval(sum(row["valid"]), len(row["valid"])).estimate
+            lines += [
+                f"Clips of the world itself, through the VAE: {truth_cells(row, results)[0]} % are right, "
+                f"{100 * valid:.0f} % are `valid` by the limits of `halfframe_tinywan.truth`. No clip of any model is: "
+                "tiles merge, and the ground is not quite the same when it comes back. So the tables ask whether a "
+                "clip is *as sound* as those of the plain 20 steps.",
+                "",
+            ]
     for setting in results.settings():
         rows = results.of(setting, "fewer steps", "dropped")
         if not rows:
@@ -162,17 +54,17 @@ def calibration(results: Results) -> list[str]:
         cells = [
             [
                 row["label"],
-                "-" if row["part"] == "plain" else _shown(mean_interval(decibels(row).tolist())),
-                "-" if row["part"] == "plain" else _shown(mean_interval(decibels(row, "latents").tolist())),
+                "-" if row["part"] == "plain" else shown(mean_interval(decibels(row).tolist())),
+                "-" if row["part"] == "plain" else shown(mean_interval(decibels(row, "latents").tolist())),
                 *truth_cells(row, results),
             ]
             for row in [*plain, *rows]
         ]
-        lines += markdown(["", "decoded", "latents", *_TRUTHS], cells)
+        lines += markdown(["", "decoded", "latents", *TRUTHS], cells)
         for row in plain:
             if "first_frame" in row:
                 first = mean_interval((-10 * np.log10(np.maximum(row["first_frame"], 1e-10))).tolist())
-                lines += [f"Its first frame is {_shown(first)} dB from the image that was given.", ""]
+                lines += [f"Its first frame is {shown(first)} dB from the image that was given.", ""]
     return lines
 
 
@@ -198,8 +90,8 @@ def order(results: Results) -> list[str]:
                         f"{setting}: {best['label']}",
                         f"{speed}x",
                         f"{best['cost']:.1f}",
-                        _shown(mean_interval(decibels(best).tolist())),
-                        _shown(lead),
+                        shown(mean_interval(decibels(best).tolist())),
+                        shown(lead),
                         said,
                     ]
                 )
@@ -226,12 +118,12 @@ def parts(
         cells = [["plain", f"{row['cost']:.2f}", "-", "-", "-", *truth_cells(row, results)] for row in plain]
         for row in rows:
             leads = [results.lead(row), results.lead(row, "truncated", "dropped")]
-            shown = ["-" if lead is None else _shown(lead) for lead in leads]
-            psnr = _shown(mean_interval(decibels(row).tolist()))
-            cells.append([name(row), f"{row['cost']:.2f}", psnr, *shown, *truth_cells(row, results)])
-        header = ["", "cost", "PSNR", "to fewer steps", "to the best rival", *_TRUTHS]
-        clips = sorted({len(row["decoded"]) for row in rows})
-        lines += [f"### {_heading(setting)}", "", f"{' or '.join(map(str, clips))} clips.", ""]
+            apart = ["-" if lead is None else shown(lead) for lead in leads]
+            psnr = shown(mean_interval(decibels(row).tolist()))
+            few = "" if len(row["decoded"]) in (results.facts["clips"], results.facts["single"]) else " (24 clips, CPU)"
+            cells.append([name(row) + few, f"{row['cost']:.2f}", psnr, *apart, *truth_cells(row, results)])
+        header = ["", "cost", "PSNR", "to fewer steps", "to the best rival", *TRUTHS]
+        lines += [f"### {_heading(setting)}", ""]
         lines += markdown(header, cells)
     return lines
 
@@ -260,7 +152,9 @@ def text(results: Results) -> str:
         f"{facts['clips']} held-out clips of {facts['video_frames']} frames of 96x96; methods that decide once for a "
         f"whole batch run clip by clip on the first {facts['single']}. {facts['device']}, PyTorch {facts['torch']}, "
         f"{facts['precision']}. Cost in full steps at the sizes of A14B, 81 frames of 1280x720. PSNR in dB to the "
-        "plain run, means over clips, ± half of the 95 % bootstrap interval; right and valid with Wilson's intervals. "
+        "plain run, means over clips, ± half of the 95 % bootstrap interval; right and as sound with Wilson's "
+        "intervals. As sound: none of seven measures of motion and ground is worse than in 98 % of the plain 20-step "
+        "clips. Speed: the ground's, median, pixels a video frame. "
         "Leads are differences at equal cost, clip by clip: to fewer steps with all guidance, on the line between "
         "two numbers of steps; and to the best that costs as much or less: any number of steps, fewer steps with "
         "truncated guidance, dropped steps. "
@@ -331,7 +225,7 @@ def plot(results: Results, setting: str, path: Path) -> None:
         )
     axes.set_xlabel("cost in full steps (A14B, 81 frames of 1280x720)")
     axes.set_ylabel("PSNR of the decoded clip to the plain run, dB")
-    axes.set_title(_TITLES[setting])
+    axes.set_title(TITLES[setting])
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.tight_layout()

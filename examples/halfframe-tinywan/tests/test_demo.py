@@ -47,14 +47,14 @@ def test_a_run_on_a_host(host: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_what_is_shown_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     needs("diffusers")
     assert main([*SHORT, "--sample_steps", "4", "--repeat", "2", "--output", str(tmp_path)]) == 0
-    guided, lora = rows(tmp_path / "4-steps"), rows(tmp_path / "lora-4-steps")
+    guided, lora = rows(tmp_path / "4-steps"), rows(tmp_path / "4-steps-lora")
     assert list(guided)[:3] == ["baseline", halfframe.DEFAULT_STRATEGY, "self-duplicate"]
     assert all(row["steps"] < 4 for name, row in guided.items() if name.startswith("fewer"))
     assert list(lora) == ["baseline", "recipe full full full reuse", "fewer steps, 3"]
     assert {len(trial["seconds"]) for row in lora.values() for trial in row["trials"]} == {2}
     printed = capsys.readouterr()
     assert "weights: TinyWan's, a toy, with its LoRA pair" in printed.out
-    assert str(tmp_path / "lora-4-steps" / "report.html") in printed.err
+    assert str(tmp_path / "4-steps-lora" / "report.html") in printed.err
 
 
 def test_a_prompt_outside_the_vocabulary_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ class OwnNoise(Interpolate):
 
 
 class Interleave(Interpolate):
-    """Computes other frames at each step, so that every frame has its turn; what the others show is interpolated.
+    """Computes other frames at each step, so that every frame has its turn; the others are interpolated.
 
     With stride 2, even frames at one step and frame 0 with the odd ones at the next.
     """

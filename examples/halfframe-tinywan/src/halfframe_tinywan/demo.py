@@ -35,7 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", default=PROMPT, help="in TinyWan's own language (default: %(default)r)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
     parser.add_argument(
-        "--sample_steps", type=int, nargs="+", default=[20, 8], metavar="N", help="without the LoRA (default: 20 8)"
+        "--sample_steps",
+        type=int,
+        nargs="*",
+        default=[20, 8],
+        metavar="N",
+        help="without the LoRA; no number for the LoRA alone (default: 20 8)",
     )
     parser.add_argument("--no-lora", action="store_true", help="leave out the LoRA")
     parser.add_argument(
@@ -59,11 +64,12 @@ def main(arguments: argparse.Namespace) -> int:
     import torch  # here and below, not at the top: --help needs no torch
 
     from halfframe.compare import markdown
+    from halfframe_tinywan.models import LORA_STEPS
 
     _check(arguments)
     torch.set_num_threads(arguments.threads)
     runs = [("t2v", steps) for steps in dict.fromkeys(arguments.sample_steps)]
-    runs += [] if arguments.no_lora else [("lora", 4)]
+    runs += [] if arguments.no_lora else [("lora", LORA_STEPS)]
     pipes: dict[str, Generate] = {}
     wrong: list[str] = []
     seen: list[str] = []
@@ -71,7 +77,7 @@ def main(arguments: argparse.Namespace) -> int:
         warnings.filterwarnings("ignore", "CUDA is not available or torch_xla is imported", UserWarning)
         warnings.filterwarnings("ignore", ".*torch.cuda.amp.autocast", FutureWarning)
         for kind, steps in runs:
-            folder = arguments.output / (f"{steps}-steps" if kind == "t2v" else f"lora-{steps}-steps")
+            folder = arguments.output / (f"{steps}-steps" if kind == "t2v" else f"{steps}-steps-lora")
             try:
                 if kind not in pipes:
                     _say(f"loading TinyWan{' with its LoRA pair' if kind == 'lora' else ''}, one untimed clip")
@@ -107,7 +113,9 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in ("threads", "repeat"):
         if getattr(arguments, name) < 1:
             raise OptionError(f"--{name} must be 1 or more, got {getattr(arguments, name)}.")
-    if min(arguments.sample_steps) < 1:
+    if arguments.no_lora and not arguments.sample_steps:
+        raise OptionError("--sample_steps has no number and --no-lora is given, so nothing is shown; leave out one.")
+    if min(arguments.sample_steps, default=1) < 1:
         raise OptionError(f"--sample_steps must be 1 or more each, got {min(arguments.sample_steps)}.")
     for text in arguments.strategy or ():
         resolve_strategy(text, {})
