@@ -4,6 +4,7 @@ import importlib as _importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from halfframe_tinywan.comparing import tinywan_generate
     from halfframe_tinywan.generation import first_frame, generate, settings
     from halfframe_tinywan.language import Scene, Thing, held_out_prompts, parse_prompt, random_scene
     from halfframe_tinywan.models import load_diffusers, load_wan
@@ -24,10 +25,12 @@ __all__ = [
     "parse_prompt",
     "random_scene",
     "settings",
+    "tinywan_generate",
 ]
 
 # Imported when first asked for: `halfframe demo --help` needs no torch.
 _MODULES = {
+    "comparing": ("tinywan_generate",),
     "generation": ("first_frame", "generate", "settings"),
     "language": ("Scene", "Thing", "held_out_prompts", "parse_prompt", "random_scene"),
     "models": ("load_diffusers", "load_wan"),

@@ -8,14 +8,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from halfframe.errors import OptionError
 from halfframe.plugins import DEFAULT_STRATEGY
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from halfframe.compare import Comparison, Generate, Variant
 
 __all__ = ["PROMPT", "add_arguments", "main"]
@@ -123,32 +121,11 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _loaded(arguments: argparse.Namespace, kind: str) -> Generate:
     """The pipeline of `kind`, after a clip of one step that warms it up."""
-    import torch
+    from halfframe_tinywan.comparing import tinywan_generate
 
-    from halfframe.compare import Generate
-    from halfframe_tinywan.generation import generate, settings
-    from halfframe_tinywan.models import load_diffusers, load_wan
-    from halfframe_tinywan.world import SIDE
-
-    pipe: Any = load_wan(kind) if arguments.host == "wan" else load_diffusers(kind)
-    given = {**settings(kind), "video_frames": arguments.frame_num}
-
-    def clip(prompt: str, seed: int, steps: int) -> Tensor:
-        return generate(pipe, [prompt], [seed], **{**given, "steps": steps})[0].permute(1, 2, 3, 0).clamp(0, 1)
-
-    clip(arguments.prompt, arguments.seed, 1)
-    low, high = given["guidance"]
-    facts = {
-        "pipeline": f"{arguments.host} {type(pipe).__name__}",
-        "weights": "TinyWan's, a toy" + (", with its LoRA pair" if kind == "lora" else ""),
-        "video": f"{arguments.frame_num} frames {SIDE}x{SIDE}",
-        "dtype": "float32",
-        "scheduler": "UniPC",
-        "shift": given["shift"],
-        "guidance": f"{high:g} high noise, {low:g} low noise",
-        "threads": arguments.threads,
-    }
-    return Generate(pipe, clip, torch.device("cpu"), facts)
+    ready = tinywan_generate(kind, arguments.host, video_frames=arguments.frame_num)
+    ready(arguments.prompt, arguments.seed, 1)
+    return ready
 
 
 def _variants(strategies: Sequence[str] | None, kind: str) -> list[Variant]:
@@ -182,6 +159,7 @@ def _compared(arguments: argparse.Namespace, ready: Generate, kind: str, steps: 
         random_weights=False,
         facts={
             "weights": ready.facts["weights"],
+            "threads": arguments.threads,
             "warm-up": "one clip of one step for each pipeline, untimed",
             "decoding": "the VAE's is in the seconds, and for a model this small a large part; predicted leaves it out",
             "command": shlex.join(["halfframe", *sys.argv[1:]]),
