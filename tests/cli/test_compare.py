@@ -168,7 +168,7 @@ def test_official_pipelines_are_built_from_upstream_s_config(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing given; needed: one of VIDEO files, --tiny, --diffusers, --ckpt_dir"),
+        ([], "nothing given; needed: one of VIDEO files, --tiny, --tinywan, --diffusers, --ckpt_dir"),
         (["a.mp4", "--tiny"], "VIDEO files and --tiny given"),
         (["a.mp4"], "1 video files; needed: a baseline and one variant"),
         (["a.mp4", "b.mp4"], "the baseline cannot be used: there is no video file 'a.mp4'"),

@@ -167,7 +167,7 @@ def test_plan_counts_what_a_real_run_reports(t2v: Any, every: int, strategy: str
 def test_strategies(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["strategies"]) == 0
     text = capsys.readouterr().out
-    assert "interleave (the default): " in text
+    assert "interleave (the default): Computes other frames at each step" in text
     assert text.count("(the default)") == 1
     assert f"    options: noise=full  [halfframe {halfframe.__version__}]" in text
     assert all(len(line) <= 130 for line in text.splitlines())
@@ -233,6 +233,11 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["plan", "--boundary", "2"], "boundary must be in 0..1, got 2.0"),
         (["plan", "--sample_shift", "-1"], "shift must be a positive number, got -1.0"),
         (["demo", "--threads", "0"], "--threads must be 1 or more, got 0"),
+        (["demo", "--repeat", "0"], "--repeat must be 1 or more, got 0"),
+        (["demo", "--sample_steps", "4", "0"], "--sample_steps must be 1 or more each, got 0"),
+        (["demo", "--sample_steps", "--no-lora"], "--sample_steps has no number and --no-lora is given"),
+        (["demo", "--frame_num", "6"], "6 video frames is not 4n+1; use 5 or 9"),
+        (["demo", "--strategy", "interleav"], "no strategy is called 'interleav'"),
         (["demo", "--seed", "-1"], "seeds [-1]; needed: integers from 0 to 2**63 - 1"),
         (["run", __file__, "--strategy", "nope"], "no strategy is called 'nope'"),
         (["run", __file__, "--strategy", "nowhere.json"], "recipe nowhere.json cannot be read"),
@@ -326,7 +331,7 @@ def test_version_and_help_import_no_torch() -> None:
     code = (
         "import sys\nfrom halfframe.cli import main\n"
         "for line in (['--version'], ['--help'], ['plan', '--help'], ['run', '--help'], ['strategies', '-h'],"
-        " ['doctor', '-h'], ['compare', '--help'], ['tune', '--help'], ['plam']):\n"
+        " ['doctor', '-h'], ['compare', '--help'], ['tune', '--help'], ['demo', '--help'], ['plam']):\n"
         "    try: main(line)\n"
         "    except SystemExit: pass\n"
         "    assert 'torch' not in sys.modules, line\n"

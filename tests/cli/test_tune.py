@@ -30,7 +30,7 @@ def test_recipes_are_written_and_work(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tune", "--budget", "0.5"]) == 1
     assert capsys.readouterr().err == (
-        "halfframe tune: error: nothing given; needed: one of --tiny, --diffusers, --ckpt_dir. See --help.\n"
+        "halfframe tune: error: nothing given; needed: one of --tiny, --tinywan, --diffusers, --ckpt_dir. See --help.\n"
     )
     assert main(["tune", *SMALL, "--move", "megre:2", "--output", str(tmp_path)]) == 1
     assert "halfframe tune: error: move" in capsys.readouterr().err

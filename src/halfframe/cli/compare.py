@@ -105,12 +105,12 @@ def _compared(arguments: argparse.Namespace) -> Comparison:
         return compare_files(arguments.videos, output=arguments.output, progress=_say, facts=facts)
     variants = _variants(arguments)
     loaded = pipelines.load(arguments, _say)
-    if not loaded.random_weights:
-        facts["weights"] = f"as loaded from {arguments.diffusers or arguments.ckpt_dir}"
+    if loaded.weights:
+        facts["weights"] = loaded.weights
     return compare(
         loaded.generate,
         variants,
-        prompts=arguments.prompt or [pipelines.PROMPT],
+        prompts=arguments.prompt or [loaded.prompt],
         seeds=arguments.seed or [0],
         steps=loaded.steps,
         equal_cost=not arguments.no_equal_cost,
@@ -119,7 +119,7 @@ def _compared(arguments: argparse.Namespace) -> Comparison:
         resume=arguments.resume,
         output=arguments.output,
         progress=_say,
-        random_weights=loaded.random_weights or None,
+        random_weights=None if loaded.weights else True,
         facts=facts,
     )
 

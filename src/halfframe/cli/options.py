@@ -47,6 +47,11 @@ def add_pipeline(parser: argparse.ArgumentParser) -> None:
     """Which pipeline is loaded, and what it makes: see `halfframe.compare.pipelines.load`."""
     source = parser.add_argument_group("a pipeline, one of")
     source.add_argument("--tiny", action="store_true", help="a small official pipeline of random weights, on the CPU")
+    source.add_argument(
+        "--tinywan",
+        choices=("t2v", "lora", "i2v"),
+        help="a small trained pipeline, a toy, on the CPU; its prompts have a language of their own",
+    )
     source.add_argument("--diffusers", metavar="PATH_OR_ID", help="a diffusers Wan2.2 text-to-video pipeline")
     source.add_argument("--ckpt_dir", metavar="DIR", help="weights of the official package, which must be installed")
     source.add_argument("--task", default="t2v-A14B", help="what --ckpt_dir holds; only %(default)s can be loaded here")
@@ -56,11 +61,22 @@ def add_pipeline(parser: argparse.ArgumentParser) -> None:
     )
 
     clip = parser.add_argument_group("what to make")
-    clip.add_argument("--prompt", action="append", metavar="TEXT", help="repeatable (default: a woman in a park)")
+    clip.add_argument(
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        help="repeatable (default: a woman in a park; a ball with --tinywan)",
+    )
     clip.add_argument("--seed", action="append", type=int, metavar="N", help="repeatable (default: 0)")
     clip.add_argument("--frame_num", type=int, metavar="N", help="video frames, 4n+1 (default: 81; 17 with --tiny)")
-    clip.add_argument("--size", metavar="WxH", help="pixels, multiples of 16 (default: 1280x720; 64x48 with --tiny)")
-    clip.add_argument("--sample_steps", type=int, metavar="N", help="steps (default: 40; 8 with --tiny)")
+    clip.add_argument(
+        "--size",
+        metavar="WxH",
+        help="pixels, multiples of 16 (default: 1280x720; 64x48 with --tiny; none with --tinywan)",
+    )
+    clip.add_argument(
+        "--sample_steps", type=int, metavar="N", help="steps (default: 40; 8 with --tiny; 20 or 4 with --tinywan)"
+    )
     clip.add_argument("--sample_shift", type=float, metavar="S", help="of the schedule (default: the pipeline's own)")
 
 
@@ -69,6 +85,7 @@ def require_one_source(arguments: argparse.Namespace, **others: object) -> None:
     sources = {
         **{name.replace("_", " "): bool(value) for name, value in others.items()},
         "--tiny": arguments.tiny,
+        "--tinywan": arguments.tinywan is not None,
         "--diffusers": arguments.diffusers is not None,
         "--ckpt_dir": arguments.ckpt_dir is not None,
     }

@@ -73,7 +73,7 @@ def _tuned(arguments: argparse.Namespace) -> int:
 
     require_one_source(arguments)
     loaded = pipelines.load(arguments, _say)
-    prompts, seeds = arguments.prompt or [pipelines.PROMPT], arguments.seed or [0]
+    prompts, seeds = arguments.prompt or [loaded.prompt], arguments.seed or [0]
     search, judges = (
         [(prompt, seed) for prompt in some for seed in seeds] for some in (prompts, arguments.check_prompt or [])
     )

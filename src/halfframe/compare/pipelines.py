@@ -1,9 +1,10 @@
-"""The pipelines that ``halfframe compare`` can load: a tiny one, diffusers' and the official one."""
+"""The pipelines that ``halfframe compare`` can load: a tiny one, TinyWan, diffusers' and the official one."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import inspect
 import re
 from collections.abc import Callable
@@ -27,11 +28,19 @@ _GUIDANCE = {"guidance_scale": 4.0, "guidance_scale_2": 3.0}  # high- and low-no
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A pipeline that is ready, the steps of its baseline, and whether its weights are random."""
+    """A pipeline that is ready.
+
+    Attributes:
+        generate: makes a clip.
+        steps: of its baseline.
+        weights: where they are from; empty if they are random.
+        prompt: of a clip, where none is given.
+    """
 
     generate: Generate
     steps: int
-    random_weights: bool
+    weights: str = ""
+    prompt: str = PROMPT
 
 
 def load(arguments: argparse.Namespace, progress: Callable[[str], None]) -> Loaded:
@@ -44,6 +53,9 @@ def load(arguments: argparse.Namespace, progress: Callable[[str], None]) -> Load
     if arguments.tiny:
         progress("building a tiny pipeline; its weights are random: it shows plumbing and formats, nothing of quality")
         return _tiny(arguments)
+    if arguments.tinywan:
+        progress(f"loading TinyWan {arguments.tinywan}, a toy")
+        return _tinywan(arguments)
     if arguments.task != _TASK:
         raise OptionError(f"--task {arguments.task} cannot be compared here; needed: {_TASK}. See halfframe.compare.")
     size = _size(arguments.size or "1280x720")
@@ -54,7 +66,7 @@ def load(arguments: argparse.Namespace, progress: Callable[[str], None]) -> Load
     progress(f"loading {source}")
     loader = _diffusers if arguments.diffusers else _official
     try:
-        return loader(arguments, size)
+        return replace(loader(arguments, size), weights=f"as loaded from {source}")
     except HalfframeError:
         raise
     except Exception as error:
@@ -71,7 +83,23 @@ def _tiny(arguments: argparse.Namespace) -> Loaded:
         guide_scale=(3.0, 4.0),
         offload_model=False,
     )
-    return Loaded(generate, _given(arguments.sample_steps, 8), True)
+    return Loaded(generate, _given(arguments.sample_steps, 8))
+
+
+def _tinywan(arguments: argparse.Namespace) -> Loaded:
+    if importlib.util.find_spec("halfframe_tinywan") is None:
+        raise HalfframeError(
+            "--tinywan needs halfframe-tinywan, which is not installed; in a checkout of halfframe: "
+            "pip install ./examples/halfframe-tinywan"
+        )
+    if arguments.size is not None:
+        raise OptionError("TinyWan makes clips of 96x96 pixels only; leave out --size.")
+    tinywan = importlib.import_module("halfframe_tinywan")
+    kind, frame_num = arguments.tinywan, _given(arguments.frame_num, 81)
+    generate = tinywan.tinywan_generate(kind, video_frames=frame_num, shift=arguments.sample_shift)
+    steps = _given(arguments.sample_steps, tinywan.settings(kind)["steps"])
+    prompt = importlib.import_module("halfframe_tinywan.demo").PROMPT
+    return Loaded(generate, steps, generate.facts["weights"], prompt)
 
 
 def _diffusers(arguments: argparse.Namespace, size: tuple[int, int]) -> Loaded:
@@ -96,7 +124,7 @@ def _diffusers(arguments: argparse.Namespace, size: tuple[int, int]) -> Loaded:
     elif cuda:
         pipe.enable_model_cpu_offload()
     generate = diffusers_generate(pipe, size=size, num_frames=_given(arguments.frame_num, 81), **_GUIDANCE)
-    return Loaded(generate, _given(arguments.sample_steps, 40), False)
+    return Loaded(generate, _given(arguments.sample_steps, 40))
 
 
 def _official(arguments: argparse.Namespace, size: tuple[int, int]) -> Loaded:
@@ -125,7 +153,7 @@ def _official(arguments: argparse.Namespace, size: tuple[int, int]) -> Loaded:
         offload_model=not arguments.no_offload,
     )
     facts = {**generate.facts, "attention": "SDPA" if arguments.sdpa else "flash-attention"}
-    return Loaded(replace(generate, facts=facts), _given(arguments.sample_steps, config.sample_steps), False)
+    return Loaded(replace(generate, facts=facts), _given(arguments.sample_steps, config.sample_steps))
 
 
 def _given(value: Any, default: Any) -> Any:
