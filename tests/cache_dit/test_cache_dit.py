@@ -12,7 +12,7 @@ from torch import Tensor
 import halfframe
 from halfframe.testing import WanSizes, tiny_diffusers_t2v
 
-from ..helpers_diffusers import half_frame_latents, run
+from ..helpers_diffusers import AtSwitch, half_frame_latents, run
 
 EXPERTS = ("transformer", "transformer_2")
 POLICIES: dict[str, dict[str, Any]] = {
@@ -65,15 +65,6 @@ def cached_steps(pipe: Any) -> list[int]:
     """Of each expert, how many steps of the conditional pass were served from its cache."""
     manager = pipe._context_manager
     return [len(manager.get_context(getattr(pipe, name)._context_names[0]).cached_steps) for name in EXPERTS]
-
-
-class AtSwitch:
-    def __init__(self) -> None:
-        self.latents: list[Tensor] = []
-
-    @halfframe.hookimpl
-    def halfframe_boundary(self, boundary: halfframe.Boundary) -> None:
-        self.latents.append(boundary.before)
 
 
 @pytest.mark.parametrize("taylor", [False, True])

@@ -20,7 +20,7 @@ from torch import Tensor
 import halfframe
 from halfframe.testing import tiny_diffusers_i2v, tiny_diffusers_t2v
 
-from ..helpers_diffusers import PROMPT, SCHEDULERS, Seen, half_frame_latents, picture, run, seeded, state
+from ..helpers_diffusers import PROMPT, SCHEDULERS, AtSwitch, Seen, half_frame_latents, picture, run, seeded, state
 from .plain_loop import diffusers_parts, plain_loop
 
 PIPES: dict[str, Callable[..., Any]] = {"t2v": tiny_diffusers_t2v, "i2v": tiny_diffusers_i2v}
@@ -746,17 +746,6 @@ def without_caches(pipe: Any) -> Any:
 def reset(pipe: Any) -> None:
     for name in EXPERTS:
         getattr(pipe, name)._reset_stateful_cache()
-
-
-class AtSwitch:
-    """What every run has at the expert switch."""
-
-    def __init__(self) -> None:
-        self.latents: list[Tensor] = []
-
-    @halfframe.hookimpl
-    def halfframe_boundary(self, boundary: halfframe.Boundary) -> None:
-        self.latents.append(boundary.before)
 
 
 def test_cache_works_on_half_clips_too(cached: Any) -> None:

@@ -10,12 +10,19 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from halfframe.errors import UnsupportedPipelineError
 from halfframe.hosts.base import HostDiagnosis, Serve
-from halfframe.hosts.diffusers_experts import PLACEMENT, config_value, experts_refusal, facts_of, goes_with_frames
+from halfframe.hosts.diffusers_experts import (
+    PLACEMENT,
+    config_value,
+    experts_refusal,
+    facts_of,
+    goes_with_frames,
+    lead_calls,
+)
 from halfframe.hosts.diffusers_seams import EXPERTS, Routes
 from halfframe.hosts.patching import Patches
 from halfframe.hosts.source import class_methods, package_version
+from halfframe.sampling.host import HostFacts
 from halfframe.sampling.run import SamplingRun
 
 __all__ = ["DiffusersWan"]
@@ -59,32 +66,27 @@ class DiffusersWan:
 
     def attach(self, pipe: Any, patches: Patches, serve: Serve) -> None:
         """Have calls of `pipe` go through a run's seams, and follow parts that are exchanged during one."""
-        cls = type(pipe)
-        routes: list[Routes] = []  # of the run that is going on
+        lead_calls(self, pipe, patches, serve, self._facts, _route)
 
-        def call(original: Any, pipe: Any, *args: Any, **kwargs: Any) -> Any:
-            reason = self.refusal(pipe)  # its parts may have been exchanged since
-            if reason:
-                raise UnsupportedPipelineError(f"{cls.__name__} cannot be made faster: {reason}")
+    def _facts(self, pipe: Any, *args: Any, **kwargs: Any) -> HostFacts:
+        arguments = _arguments(type(pipe).__call__, pipe, *args, **kwargs)
+        # The last frame is conditioned on an image of its own, which a skipped frame would never show the expert.
+        conditioning = (-1,) if arguments.get("last_image") is not None else ()
+        return facts_of(self.name, pipe, arguments.get("max_sequence_length", 512), conditioning)
 
-            def body(run: SamplingRun, local: Patches) -> Any:
-                local.callback(routes.clear)
-                routes.append(Routes(pipe, run, local, [pipe]))
-                return original(*args, **kwargs)
 
-            arguments = _arguments(cls.__call__, pipe, *args, **kwargs)
-            # The last frame is conditioned on an image of its own, which a skipped frame would never show the expert.
-            conditioning = (-1,) if arguments.get("last_image") is not None else ()
-            return serve(facts_of(self.name, pipe, arguments.get("max_sequence_length", 512), conditioning), body)
+class _StepHeads(Routes):
+    """Routes that are told by the loop itself where a step begins; callbacks come after the scheduler's step."""
 
-        def set_attribute(original: Any, _: Any, name: str, value: Any) -> None:
-            original(name, value)
-            for route in routes:
-                if name == "_current_timestep":  # set at the head of each step; callbacks come after the scheduler's
-                    route.mark(value is not None)
-                route.replaced(name, value)
+    def replaced(self, name: str, value: Any) -> None:
+        """Also ``_current_timestep``, which is set at the head of each step."""
+        if name == "_current_timestep":
+            self.mark(value is not None)
+        super().replaced(name, value)
 
-        patches.methods(pipe, {"__call__": call, "__setattr__": set_attribute})
+
+def _route(pipe: Any, run: SamplingRun, local: Patches) -> Routes:
+    return _StepHeads(pipe, run, local, [pipe])
 
 
 def _diagnose(module: str, cls: str) -> HostDiagnosis:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from halfframe.hosts.diffusers_seams import EXPERTS, unwrapped
+from halfframe.errors import UnsupportedPipelineError
+from halfframe.hosts.base import HostAdapter, Serve
+from halfframe.hosts.diffusers_seams import EXPERTS, Routes, unwrapped
+from halfframe.hosts.patching import Patches
 from halfframe.report.cost import ExpertShape
 from halfframe.sampling.host import HostFacts
+from halfframe.sampling.run import SamplingRun
 
-__all__ = ["PLACEMENT", "config_value", "experts_refusal", "facts_of", "goes_with_frames"]
+__all__ = ["PLACEMENT", "config_value", "experts_refusal", "facts_of", "goes_with_frames", "lead_calls"]
 
 PLACEMENT = (
     "diffusers' own offloading (accelerate's hooks, group offloading) decides where its transformers are. Use "
@@ -63,6 +68,47 @@ def _expert_refusal(name: str, module: Any) -> str | None:
 def goes_with_frames(parameter: str) -> bool:
     """Whether a transformer's parameter of this name is a full-length input beside the latents."""
     return parameter.endswith(("_hidden_states", "_pixel_values")) and not parameter.startswith("encoder_")
+
+
+def lead_calls(
+    adapter: HostAdapter,
+    pipe: Any,
+    patches: Patches,
+    serve: Serve,
+    facts: Callable[..., HostFacts],
+    route: Callable[[Any, SamplingRun, Patches], Routes],
+) -> None:
+    """Have each call of `pipe` go through routes of its own, and have those follow parts that are exchanged meanwhile.
+
+    Args:
+        adapter: says whether `pipe` can be served.
+        pipe: the pipeline.
+        patches: what undoes it.
+        serve: makes a run of a call.
+        facts: of the pipeline and the arguments of a call.
+        route: ``(pipe, run, local)`` leads the parts through a run.
+    """
+    kind = type(pipe).__name__
+    routes: list[Routes] = []  # of the run that is going on
+
+    def call(original: Any, pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        reason = adapter.refusal(pipe)  # its parts may have been exchanged since
+        if reason:
+            raise UnsupportedPipelineError(f"{kind} cannot be made faster: {reason}")
+
+        def body(run: SamplingRun, local: Patches) -> Any:
+            local.callback(routes.clear)
+            routes.append(route(pipe, run, local))
+            return original(*args, **kwargs)
+
+        return serve(facts(pipe, *args, **kwargs), body)
+
+    def set_attribute(original: Any, _: Any, name: str, value: Any) -> None:
+        original(name, value)
+        for one in routes:
+            one.replaced(name, value)
+
+    patches.methods(pipe, {"__call__": call, "__setattr__": set_attribute})
 
 
 def facts_of(name: str, pipe: Any, text_len: int, conditioning_frames: tuple[int, ...]) -> HostFacts:

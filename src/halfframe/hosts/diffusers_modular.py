@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
-from halfframe.errors import OptionError, UnsupportedPipelineError
+from halfframe.errors import OptionError
 from halfframe.hosts.base import HostDiagnosis, Serve
-from halfframe.hosts.diffusers_experts import PLACEMENT, experts_refusal, facts_of
+from halfframe.hosts.diffusers_experts import PLACEMENT, experts_refusal, facts_of, lead_calls
 from halfframe.hosts.diffusers_seams import Routes
 from halfframe.hosts.patching import Patches
 from halfframe.hosts.source import class_methods, package_version
 from halfframe.sampling import frames
+from halfframe.sampling.host import HostFacts
 from halfframe.sampling.run import SamplingRun
 
 __all__ = ["DiffusersModularWan"]
@@ -70,31 +71,18 @@ class DiffusersModularWan:
 
     def attach(self, pipe: Any, patches: Patches, serve: Serve) -> None:
         """Have calls of `pipe` go through a run's seams, and follow parts that are exchanged during one."""
-        kind = type(pipe).__name__
-        routes: list[Routes] = []  # of the run that is going on
+        lead_calls(self, pipe, patches, serve, self._facts, _route)
 
-        def call(original: Any, pipe: Any, *args: Any, **kwargs: Any) -> Any:
-            reason = self.refusal(pipe)  # its parts may have been exchanged since
-            if reason:
-                raise UnsupportedPipelineError(f"{kind} cannot be made faster: {reason}")
+    def _facts(self, pipe: Any, *args: Any, **kwargs: Any) -> HostFacts:
+        inputs = _inputs(pipe, *args, **kwargs)
+        return facts_of(self.name, pipe, inputs.get("max_sequence_length", 512), _conditioning(inputs))
 
-            def body(run: SamplingRun, local: Patches) -> Any:
-                _refuse_guiders(pipe, run)
-                local.callback(routes.clear)
-                route = Routes(pipe, run, local, _latents_blocks(pipe))
-                routes.append(route)
-                _mark_steps(pipe, route, local)
-                return original(*args, **kwargs)
 
-            inputs = _inputs(pipe, *args, **kwargs)
-            return serve(facts_of(self.name, pipe, inputs.get("max_sequence_length", 512), _conditioning(inputs)), body)
-
-        def set_attribute(original: Any, _: Any, name: str, value: Any) -> None:
-            original(name, value)
-            for route in routes:
-                route.replaced(name, value)
-
-        patches.methods(pipe, {"__call__": call, "__setattr__": set_attribute})
+def _route(pipe: Any, run: SamplingRun, local: Patches) -> Routes:
+    _refuse_guiders(pipe, run)
+    route = Routes(pipe, run, local, _latents_blocks(pipe))
+    _mark_steps(pipe, route, local)
+    return route
 
 
 def _root(pipe: Any) -> Any:

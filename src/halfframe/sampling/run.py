@@ -9,6 +9,7 @@ the switch the strategy turns the carried clip into the one that goes on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import pluggy
@@ -73,7 +74,8 @@ class SamplingRun:
         self._unserved = 0
         self._stood_in = ""
         self._replacement: Tensor | None = None
-        self._switch = ExpertSwitch(self._expand, self._named, hooks)
+        at_switch = partial(self._ask, "at_switch", strategy.at_switch)
+        self._switch = ExpertSwitch(at_switch, facts.conditioning, self._named, hooks)
 
     # The seams, in the order in which a host meets them.
 
@@ -229,8 +231,7 @@ class SamplingRun:
                     f"drew noise of shape {self._shape} and calls its expert with latents of shape "
                     f"{tuple(latents.shape)}"
                 )
-            facts, num_frames = self.facts, self._shape[frames.TIME_DIM]
-            conditioning = facts.conditioning_frames
+            facts, num_frames, conditioning = self.facts, self._shape[frames.TIME_DIM], self.facts.conditioning_frames
             self.follow(scheduler_steps(self.scheduler, facts.boundary, num_frames, conditioning, facts.conditioned))
             warn_of_shared_noise(self._schedule, latents, self._named)
         assert self._schedule is not None
@@ -262,20 +263,7 @@ class SamplingRun:
     def _switched(self, latents: Tensor, step: Step | None) -> Tensor:
         assert self.scheduler is not None
         sigma = float(self.scheduler.sigmas[self._index])
-        last = self.passes.latest
-        return self._switch.make(latents, step, sigma, last, self._tokens(latents), self.scheduler)
-
-    def _expand(self, latents: Tensor) -> Tensor:
-        given = latents.clone()  # a strategy may work in place
-        result = self._ask("at_switch", self.strategy.at_switch, given)
-        what = f"what {self._named} made of the latents at the switch"
-        checked(result, tuple(latents.shape), latents, what)
-        if latents.isfinite().all():
-            finite(result, what)
-        if result is given and frames.same(given, latents):
-            return latents
-        kept = self.facts.conditioning(latents.shape[frames.TIME_DIM])
-        return frames.put(result, kept, frames.take(latents, kept)) if kept else result
+        return self._switch.make(latents, step, sigma, self.passes.latest, self._tokens(latents), self.scheduler)
 
     @property
     def _latent_frames(self) -> int:

@@ -7,7 +7,7 @@ the scheduler's history follows it: through the same function where that is line
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pluggy
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from halfframe.errors import HalfframeError
 from halfframe.sampling.events import Boundary
-from halfframe.sampling.frames import same
+from halfframe.sampling.forward import checked, finite
+from halfframe.sampling.frames import TIME_DIM, put, same, take
 from halfframe.sampling.host import ForwardPass
 from halfframe.sampling.scheduler import Scheduler, map_history, restart
 from halfframe.sampling.strategy import Step
@@ -29,13 +30,21 @@ class ExpertSwitch:
     """One run's switch.
 
     Args:
-        expand: makes of a full-length clip ``(..., F, H, W)`` the one that goes on; the same object if nothing changes.
+        at_switch: the strategy's; makes of a full-length clip ``(..., F, H, W)`` the one that goes on.
+        conditioning: positions of frames with a condition of their own, of as many as there are; those stay.
         named: who does so, for messages.
         hooks: are handed the `Boundary`.
     """
 
-    def __init__(self, expand: Callable[[Tensor], Tensor], named: str, hooks: pluggy.HookRelay) -> None:
-        self._expand = expand
+    def __init__(
+        self,
+        at_switch: Callable[[Tensor], Tensor],
+        conditioning: Callable[[int], Sequence[int]],
+        named: str,
+        hooks: pluggy.HookRelay,
+    ) -> None:
+        self._at_switch = at_switch
+        self._conditioning = conditioning
         self._named = named
         self._hooks = hooks
         self._carried: Tensor | None = None
@@ -109,6 +118,19 @@ class ExpertSwitch:
     def close(self) -> None:
         """Let go of every tensor."""
         self._carried = self._history_rule = None
+
+    def _expand(self, latents: Tensor) -> Tensor:
+        """The clip that goes on, as the strategy makes it; the same object if nothing changes."""
+        given = latents.clone()  # a strategy may work in place
+        result = self._at_switch(given)
+        what = f"what {self._named} made of the latents at the switch"
+        checked(result, tuple(latents.shape), latents, what)
+        if latents.isfinite().all():
+            finite(result, what)
+        if result is given and same(given, latents):
+            return latents
+        kept = self._conditioning(latents.shape[TIME_DIM])
+        return put(result, kept, take(latents, kept)) if kept else result
 
     def _exactly(self, latents: Tensor) -> Tensor:
         """The clip that `latents` was cast from for the expert, in the scheduler's precision, if still the same."""
