@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from collections.abc import Sequence
@@ -40,12 +41,18 @@ def decibels(row: Row, kind: str = "decoded") -> Values:
     return found
 
 
+PLAIN_20 = {"t2v-20": "t2v-20", "t2v-8": "t2v-20", "lora-4": "t2v-20", "i2v-20": "i2v-20", "i2v-8": "i2v-20"}
+"""Of each setting, the one whose plain run has 20 steps of the same model."""
+
+
 class Results:
-    """All lines; the last one of an id counts."""
+    """All lines of ``results.jsonl``, or of the ``results.jsonl.gz`` that is kept; the last one of an id counts."""
 
     def __init__(self, folder: Path) -> None:
         rows: dict[str, Row] = {}
-        for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines():
+        path = folder / "results.jsonl"
+        data = path.read_bytes() if path.exists() else gzip.decompress((folder / "results.jsonl.gz").read_bytes())
+        for line in data.decode().splitlines():
             row = json.loads(line)
             if "error" not in row or row["id"] not in rows:
                 rows[row["id"]] = row
@@ -116,7 +123,7 @@ def truth_cells(row: Row, results: Results) -> list[str]:
     """Right, as sound as the plain 20 steps, the ground's speed, and the Frechet distance from clips of the world."""
     if "right" not in row:
         return ["-"] * len(TRUTHS)
-    plain = next((r for r in results.of(f"{row['setting'][:3].replace('lor', 't2v')}-20", "plain")), None)
+    plain = next((r for r in results.of(PLAIN_20[row["setting"]], "plain")), None)
     marks = [row["right"]] + ([sound(row, plain)] if plain is not None else [])
     found = [share_interval(sum(mark), len(mark)) for mark in marks]
     cells = [f"{100 * of.estimate:.0f} [{100 * of.low:.0f}, {100 * of.high:.0f}]" for of in found]

@@ -53,20 +53,21 @@ def _variants(setting: Setting) -> list[tuple[float, dict[str, Any]]]:
         add(0.0, name)
     if setting.guided:
         quarter, half = round(setting.steps / 4), round(setting.steps / 2)
+        both = {"skip_last": quarter, "skip_last_high": max(1, round(plan.report.high.steps / 4))}
         add(0.0, None, skip_last=quarter)
         add(0.0, None, skip_last=half)
-        add(0.0, None, skip_last=quarter, skip_last_high=max(1, round(plan.report.high.steps / 4)))
+        add(0.0, None, **both)
         add(0.0, None, every=2)
         first = FAMILIES[setting.model == "i2v"]
-        add(0.0, first, skip_last=quarter, skip_last_high=max(1, round(plan.report.high.steps / 4)))
+        add(0.0, first, **both)
         add(0.0, f"{first}:stride=4,until=1", skip_last=quarter)
-    if setting.steps == 20:  # how far the take is kept, and what can be left out beside it
-        for until in (4, 5, 6):
-            if until < plan.report.high.steps:
-                add(0.02, f"interleave:until={until}")
-        add(0.02, "interleave:until=3", every=2)
-        add(0.02, "interleave:until=3", skip_last=quarter, skip_last_high=max(1, round(plan.report.high.steps / 4)))
-        add(0.02, "self-duplicate", every=2)
+        if setting.steps == 20:  # how far the take is kept, and what can be left out beside it
+            for until in (4, 5, 6):
+                if until < plan.report.high.steps:
+                    add(0.02, f"interleave:until={until}")
+            add(0.02, "interleave:until=3", every=2)
+            add(0.02, "interleave:until=3", **both)
+            add(0.02, "self-duplicate", every=2)
     return found
 
 

@@ -120,7 +120,8 @@ def parts(
             leads = [results.lead(row), results.lead(row, "truncated", "dropped")]
             apart = ["-" if lead is None else shown(lead) for lead in leads]
             psnr = shown(mean_interval(decibels(row).tolist()))
-            few = "" if len(row["decoded"]) in (results.facts["clips"], results.facts["single"]) else " (24 clips, CPU)"
+            clips = len(row["decoded"])
+            few = "" if clips in (results.facts["clips"], results.facts["single"]) else f" ({clips} clips)"
             cells.append([name(row) + few, f"{row['cost']:.2f}", psnr, *apart, *truth_cells(row, results)])
         header = ["", "cost", "PSNR", "to fewer steps", "to the best rival", *TRUTHS]
         lines += [f"### {_heading(setting)}", ""]
@@ -151,7 +152,8 @@ def text(results: Results) -> str:
         "",
         f"{facts['clips']} held-out clips of {facts['video_frames']} frames of 96x96; methods that decide once for a "
         f"whole batch run clip by clip on the first {facts['single']}. {facts['device']}, PyTorch {facts['torch']}, "
-        f"{facts['precision']}. Cost in full steps at the sizes of A14B, 81 frames of 1280x720. PSNR in dB to the "
+        f"{facts['precision']}{facts.get('others', '')}. "
+        "Cost in full steps at the sizes of A14B, 81 frames of 1280x720. PSNR in dB to the "
         "plain run, means over clips, ± half of the 95 % bootstrap interval; right and as sound with Wilson's "
         "intervals. As sound: none of seven measures of motion and ground is worse than in 98 % of the plain 20-step "
         "clips. Speed: the ground's, median, pixels a video frame. "

@@ -16,12 +16,10 @@ from common import (
     Encoder,
     arguments,
     decoded,
-    draw_world,
     load_expert,
     load_training_vae,
     predictor,
     psnr,
-    render,
     sample,
     text_table,
     with_condition,
@@ -29,6 +27,7 @@ from common import (
 from halfframe_tinywan.language import held_out_prompts, parse_prompt
 from halfframe_tinywan.models import I2V_BOUNDARY, I2V_GUIDANCE, I2V_SHIFT, LORA_SHIFT, LORA_STEPS
 from halfframe_tinywan.truth import measure
+from halfframe_tinywan.world import draw_world, render
 from lora import merged
 from torch import Tensor
 

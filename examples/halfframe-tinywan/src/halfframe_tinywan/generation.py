@@ -83,65 +83,48 @@ def generate(
             f"needed: {'one image for each prompt' if wants else 'no images, it is text-to-video'}."
         )
     if hasattr(pipe, "generate"):
-        return _of_wan(pipe, prompts, seeds, images, steps, guidance, shift or SHIFT, video_frames)
-    return _of_diffusers(pipe, prompts, seeds, images, steps, guidance, shift, video_frames)
+        run = {
+            "frame_num": video_frames,
+            "shift": shift or SHIFT,
+            "sampling_steps": steps,
+            "guide_scale": guidance,
+            "offload_model": False,
+        }
+        return _of_wan(pipe, prompts, seeds, images, run)
+    if shift is not None and pipe.scheduler.config.flow_shift != shift:
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, flow_shift=shift)
+    run = {
+        "height": SIDE,
+        "width": SIDE,
+        "num_frames": video_frames,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance[1],
+        "guidance_scale_2": guidance[0],
+        "max_sequence_length": TEXT_LEN,
+        "output_type": "pt",
+    }
+    return _of_diffusers(pipe, prompts, seeds, images, run)
 
 
 def _of_wan(
-    pipe: Any,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    images: Sequence[Any] | None,
-    steps: int,
-    guidance: tuple[float, float],
-    shift: float,
-    video_frames: int,
+    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], images: Sequence[Any] | None, run: dict[str, Any]
 ) -> Tensor:
     clips = []
     for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
         size = {"size": (SIDE, SIDE)} if images is None else {"img": images[number], "max_area": SIDE * SIDE}
-        clip = pipe.generate(
-            prompt,
-            **size,
-            frame_num=video_frames,
-            shift=shift,
-            sampling_steps=steps,
-            guide_scale=guidance,
-            seed=seed,
-            offload_model=False,
-        )
-        clips.append(clip)
+        clips.append(pipe.generate(prompt, **size, seed=seed, **run))
     return (torch.stack(clips) + 1) / 2
 
 
 def _of_diffusers(
-    pipe: Any,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    images: Sequence[Any] | None,
-    steps: int,
-    guidance: tuple[float, float],
-    shift: float | None,
-    video_frames: int,
+    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], images: Sequence[Any] | None, run: dict[str, Any]
 ) -> Tensor:
-    if shift is not None and pipe.scheduler.config.flow_shift != shift:
-        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, flow_shift=shift)
     # The pipeline takes one image a call.
     groups = [slice(0, len(prompts))] if images is None else [slice(n, n + 1) for n in range(len(prompts))]
     clips = []
     for group in groups:
-        clip = pipe(
-            prompt=list(prompts[group]),
-            height=SIDE,
-            width=SIDE,
-            num_frames=video_frames,
-            num_inference_steps=steps,
-            guidance_scale=guidance[1],
-            guidance_scale_2=guidance[0],
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds[group]],
-            max_sequence_length=TEXT_LEN,
-            output_type="pt",
-            **({} if images is None else {"image": images[group][0]}),
-        ).frames
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[group]]
+        image = {} if images is None else {"image": images[group][0]}
+        clip = pipe(prompt=list(prompts[group]), generator=generators, **image, **run).frames
         clips.append(clip.transpose(1, 2))
     return torch.cat(clips)
