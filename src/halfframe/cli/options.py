@@ -11,7 +11,14 @@ from halfframe.plugins import DEFAULT_STRATEGY
 if TYPE_CHECKING:
     from halfframe.sampling.guidance import Guidance
 
-__all__ = ["add_guidance", "add_pipeline", "add_strategy", "guidance_from", "require_one_source"]
+__all__ = [
+    "add_guidance",
+    "add_pipeline",
+    "add_strategy",
+    "guidance_from",
+    "require_one_source",
+    "strategies_from",
+]
 
 
 def add_strategy(parser: argparse._ActionsContainer, *, repeatable: bool = False) -> None:
@@ -23,6 +30,11 @@ def add_strategy(parser: argparse._ActionsContainer, *, repeatable: bool = False
         help="an installed strategy, as interleave:stride=3,full_start=1, a recipe, as recipe.json, or none for all "
         f"frames{'; repeatable' if repeatable else ''} (default: {DEFAULT_STRATEGY})",
     )
+
+
+def strategies_from(arguments: argparse.Namespace) -> list[str]:
+    """What a repeatable ``--strategy`` says, each once."""
+    return list(dict.fromkeys(arguments.strategy or [DEFAULT_STRATEGY]))
 
 
 def add_guidance(parser: argparse._ActionsContainer) -> None:
