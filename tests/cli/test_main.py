@@ -308,9 +308,12 @@ def test_wrong_arguments_are_told_under_the_commands_usage(
     assert error.endswith(f"Did you mean {hint}?\n")
 
 
-def test_cfg_truncate_is_no_strategys_option(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--strategy", "merge:cfg_truncate=3"]) == 1
-    assert "Guidance is truncated with guidance=halfframe.Guidance(" in capsys.readouterr().err
+@pytest.mark.parametrize("strategy", ["merge:cfg_truncate=3", "cfg_truncate"])
+def test_cfg_truncate_is_neither_strategy_nor_option(strategy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--strategy", strategy]) == 1
+    error = capsys.readouterr().err
+    assert error.endswith("halfframe.Guidance(skip_last=N), or the flag --cfg_truncate_steps N.\n")
+    assert "Did you mean" not in error
 
 
 @pytest.mark.parametrize("arguments", [[], ["--sample_steps", "3"]])
