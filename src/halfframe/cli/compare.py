@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["DESCRIPTION", "add_arguments", "main"]
 
 DESCRIPTION = """\
-Compare videos made with and without halfframe: seconds, speed-up, MSE, PSNR, SSIM, LPIPS where it is at hand, judder
-and amount of motion, frame by frame and as a table. Either of finished files,
+Compare videos made with and without halfframe: seconds, speed-up, MSE, PSNR, SSIM, LPIPS if it is installed, judder and
+amount of motion, frame by frame and as a table. Either from finished files,
 
     halfframe compare baseline.mp4 variant.mp4 --output results
 
-or by running a pipeline with the same prompts and seeds: as it is, with each strategy, and with as many fewer steps as
-cost the same, which is the rival that any acceleration has to beat:
+or by running a pipeline with the same prompts and seeds: as it is, with each strategy, and with fewer steps that cost
+as much, the rival that any acceleration has to beat:
 
     halfframe compare --ckpt_dir Wan2.2-T2V-A14B --size 832x480 --frame_num 49 --sample_steps 20 --output results
     halfframe compare --diffusers Wan-AI/Wan2.2-T2V-A14B-Diffusers --strategy self-duplicate --output results
-    halfframe compare --tiny --output results
+    halfframe compare --tinywan t2v --output results
 """
 
 
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also compare the plain pipeline with N steps; repeatable",
     )
-    variants.add_argument("--no-equal-cost", action="store_true", help="do not add fewer steps at equal cost by itself")
+    variants.add_argument("--no-equal-cost", action="store_true", help="do not add fewer steps that cost as much")
     variants.add_argument(
         "--warm_up_steps", type=int, default=2, metavar="N", help="untimed steps before timing (default: %(default)s)"
     )

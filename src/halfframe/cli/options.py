@@ -27,7 +27,7 @@ def add_strategy(parser: argparse._ActionsContainer, *, repeatable: bool = False
         "--strategy",
         action="append" if repeatable else "store",
         metavar="NAME[:OPTIONS]",
-        help="an installed strategy, as interleave:stride=3,full_start=1, a recipe, as recipe.json, or none for all "
+        help="an installed strategy (interleave:stride=3,full_start=1), a recipe (recipe.json), or none for all "
         f"frames{'; repeatable' if repeatable else ''} (default: {DEFAULT_STRATEGY})",
     )
 
@@ -77,9 +77,9 @@ def add_pipeline(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         action="append",
         metavar="TEXT",
-        help="repeatable (default: a woman in a park; a ball with --tinywan)",
+        help="the prompt; repeatable (default: a woman in a park; a ball with --tinywan)",
     )
-    clip.add_argument("--seed", action="append", type=int, metavar="N", help="repeatable (default: 0)")
+    clip.add_argument("--seed", action="append", type=int, metavar="N", help="of the noise; repeatable (default: 0)")
     clip.add_argument("--frame_num", type=int, metavar="N", help="video frames, 4n+1 (default: 81; 17 with --tiny)")
     clip.add_argument(
         "--size",

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_strategy(parser.add_argument_group("measured beside the recipes"), repeatable=True)
     search = parser.add_argument_group("the search")
     search.add_argument(
-        "--check_prompt", action="append", metavar="TEXT", help="judges the recipes, unseen by the search; repeatable"
+        "--check_prompt", action="append", metavar="TEXT", help="judges the recipes, hidden from the search; repeatable"
     )
     search.add_argument(
         "--budget",
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--move",
         action="append",
         metavar="MOVE",
-        help="tried at every step; repeatable (default: merge:2 merge:3 merge:4 interleave:2 reuse)",
+        help="a move to try at every step; repeatable (default: merge:2 merge:3 merge:4 interleave:2 reuse)",
     )
     search.add_argument(
         "--schedule",
