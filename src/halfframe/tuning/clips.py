@@ -38,7 +38,7 @@ def clips_of(
         rival = tuning.rival(found.cost, "fewer steps")
         if rival is not None:
             steps = len(rival.recipe.moves)
-            runs[f"plain, {steps} steps"] = (None, steps)
+            runs[f"plain, {steps} step{'s' if steps > 1 else ''}"] = (None, steps)
     moves = [" ".join(found.recipe.moves) if isinstance(found, Measured) else found.name for found in tuning.shown]
     errors = [f"{text}: {found.error}" for text, found in zip(moves, tuning.shown, strict=True)]
     key = "; ".join([*runs, *errors])
