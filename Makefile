@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PIP = $(BIN)/pip --disable-pip-version-check install --quiet --no-warn-conflicts --constraint .ci/constraints.txt
+# Not quiet: the first call downloads for minutes, and pip shows how far it is.
+PIP = $(BIN)/pip --disable-pip-version-check install --no-warn-conflicts --constraint .ci/constraints.txt
 # Packages of one file of requirements into the folder of the target, apart from everything else.
 APART_PIP = $(BIN)/pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(@D) --requirement $<
 # Other versions of the hosts that the tests run on: one file of requirements each, one folder each.

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
+from halfframe_tinywan.world import VIDEO_FRAMES
 
 import halfframe
 from halfframe.plugins.spec import HookSpecs
@@ -101,6 +103,14 @@ def test_the_figures_are_what_their_script_draws() -> None:
     assert {path.name for path in (DOCS / "figures").glob("*.svg")} == set(drawn)
     for name, text in drawn.items():
         assert (DOCS / "figures" / name).read_text(encoding="utf-8") == text, f"run docs/figures/draw.py: {name}"
+
+
+def test_the_clip_plays_and_is_small() -> None:
+    clip = runpy.run_path(str(DOCS / "figures" / "clip.py"))
+    assert clip["TARGET"].stat().st_size <= clip["SIZE_LIMIT"]
+    with PIL.Image.open(clip["TARGET"]) as picture:
+        assert picture.n_frames == -(-VIDEO_FRAMES // clip["EVERY"])
+        assert picture.width == len(clip["RUNS"]) * (clip["SIDE"] + clip["GAP"]) - clip["GAP"]
 
 
 def imported(path: Path) -> set[str]:

@@ -33,7 +33,7 @@ def enabled(
     another take, with less motion.
 
     The pipeline is called as ever, any number of times. Only this instance is changed, and it is exactly as before once
-    the block is left, however it is left. Source: half-frame generation for Wan2.2.
+    the block is left, however it is left. Source: half-frame generation for Wan2.2, https://github.com/pkucaoyuan/WAN_inference.
 
     Args:
         pipe: a two-expert pipeline: ``wan.text2video.WanT2V`` or ``wan.image2video.WanI2V``, or diffusers'

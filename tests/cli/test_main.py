@@ -167,14 +167,17 @@ def test_plan_counts_what_a_real_run_reports(t2v: Any, every: int, strategy: str
 def test_strategies(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["strategies"]) == 0
     text = capsys.readouterr().out
-    assert "interleave (the default): Computes other frames at each step" in text
-    assert text.count("(the default)") == 1
+    assert "interleave: Computes other frames at each step" in text
+    assert f"[halfframe {halfframe.__version__}]\n    used by default as interleave:until=0.99\ninterpolate:" in text
+    assert text.count("used by default") == 1
     assert f"    options: noise=full  [halfframe {halfframe.__version__}]" in text
     assert all(len(line) <= 130 for line in text.splitlines())
     assert main(["strategies", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert {"self-duplicate", "previous-odd", "merge"} <= set(rows)
-    assert [name for name, row in rows.items() if row["default"]] == [halfframe.DEFAULT_STRATEGY.partition(":")[0]]
+    assert {name: row["default"] for name, row in rows.items() if row["default"]} == {
+        "interleave": halfframe.DEFAULT_STRATEGY
+    }
     assert rows["merge"]["options"] == {
         "stride": 2,
         "full_start": 0,
@@ -213,6 +216,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert dense["verdict"] == "refused: one model serves every timestep, so there is no expert switch"
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
+    assert text.startswith(f"halfframe {halfframe.__version__}, torch ")
     assert "wan22 2.2.3: served" in text
     assert "two experts: found" in text
     assert "MISSING" not in text
@@ -304,9 +308,12 @@ def test_wrong_arguments_are_told_under_the_commands_usage(
     assert error.endswith(f"Did you mean {hint}?\n")
 
 
-def test_cfg_truncate_is_no_strategys_option(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--strategy", "merge:cfg_truncate=3"]) == 1
-    assert "Guidance is truncated with guidance=halfframe.Guidance(" in capsys.readouterr().err
+@pytest.mark.parametrize("strategy", ["merge:cfg_truncate=3", "cfg_truncate"])
+def test_cfg_truncate_is_neither_strategy_nor_option(strategy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--strategy", strategy]) == 1
+    error = capsys.readouterr().err
+    assert error.endswith("halfframe.Guidance(skip_last=N), or the flag --cfg_truncate_steps N.\n")
+    assert "Did you mean" not in error
 
 
 @pytest.mark.parametrize("arguments", [[], ["--sample_steps", "3"]])

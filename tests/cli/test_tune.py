@@ -19,12 +19,26 @@ def test_recipes_are_written_and_work(tmp_path: Path, capsys: pytest.CaptureFixt
     arguments = ["tune", *SMALL, "--budget", "0.7", "--move", "reuse", "--schedule", "3", "--runs", "2"]
     assert main([*arguments, "--check_prompt", "a dog", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr()
-    assert "| cost | recipe | expected | fewer steps |" in printed.out
+    assert "| cost | measured | expected | fewer steps |" in printed.out
+    assert f"| {halfframe.DEFAULT_STRATEGY} |" in printed.out
     assert "forward passes if nothing is known yet" in printed.err
     (path,) = tmp_path.glob("recipe-*.json")
     assert len(halfframe.Recipe.load(path).moves) == 3
     assert json.loads((tmp_path / "tuning.json").read_text())["steps"] == 3
     assert main(["plan", "--sample_steps", "3", "--strategy", str(path), "--json"]) == 0
+
+
+def test_strategies_are_named_as_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    halfframe.Recipe(("full", "reuse", "full")).save(tmp_path / "mine.json")
+    arguments = ["tune", *SMALL, "--budget", "0.7", "--move", "reuse", "--schedule", "3", "--runs", "1"]
+    arguments += ["--output", str(tmp_path / "tuned"), "--strategy"]
+    assert main([*arguments, "merge:stride=3", "--strategy", str(tmp_path / "mine.json"), "--strategy", "none"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[-1] for row in rows[3:]] == ["merge:stride=3 |", f"{tmp_path / 'mine.json'} |"]
+    assert main([*arguments, "none"]) == 0
+    assert halfframe.DEFAULT_STRATEGY not in capsys.readouterr().out
+    assert main([*arguments, "interleav"]) == 1
+    assert capsys.readouterr().err.endswith("Did you mean 'interleave'?\n")
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

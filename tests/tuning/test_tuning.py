@@ -139,7 +139,7 @@ def test_tuning_ends_in_recipes_that_cost_no_more_than_asked(tmp_path: Path) -> 
             host(0, len(recipe.moves))
         assert run.report is not None
         assert run.report.moves == recipe.moves
-    assert "| cost | recipe |" in (tmp_path / "tuning.md").read_text()
+    assert "| cost | measured |" in (tmp_path / "tuning.md").read_text()
     assert table(found) == (tmp_path / "tuning.md").read_text()
     [case] = read_sheets(tmp_path / "report.html")
     names = [clip["name"] for clip in case["clips"]]
@@ -157,6 +157,65 @@ def test_tuning_ends_in_recipes_that_cost_no_more_than_asked(tmp_path: Path) -> 
     assert len(again.chosen) == 2
     with pytest.raises(OptionError, match=r"other settings \(cases differ\)"):
         tune_cases(host.pipe, host, 1, **arguments)
+
+
+def test_strategies_and_recipes_are_measured_beside(tmp_path: Path) -> None:
+    host = diffusers()
+    recipe = tmp_path / "mine.json"
+    halfframe.Recipe(("full", "full+cond", "reuse", "full")).save(recipe)
+    strategies = ("self-duplicate", str(recipe))
+    arguments: dict[str, Any] = {
+        "steps": STEPS,
+        "budgets": (0.8,),
+        "moves": ("reuse",),
+        "schedules": (STEPS,),
+        "runs": 1,
+    }
+    arguments |= {"strategies": strategies, "check": 1, "output": tmp_path / "tuned"}
+    found = tune_cases(host.pipe, host, 1, **arguments)
+
+    class Keep:
+        @halfframe.hookimpl
+        def halfframe_latents(self, latents: torch.Tensor) -> None:
+            self.latents = latents.clone()
+
+    def run(strategy: str | None, steps: int) -> torch.Tensor:
+        keep = Keep()
+        with halfframe.enabled(host.pipe, strategy, plugins=[keep]):
+            host(1, steps)
+        return keep.latents
+
+    duplicated, mine = found.candidates
+    assert [duplicated.name, mine.name] == list(strategies)
+    with pytest.warns(halfframe.HalfframeWarning, match="nothing was skipped"):
+        plain = run(None, STEPS)
+    for candidate, steps in ((duplicated, STEPS), (mine, 4)):
+        error = float((run(candidate.name, steps) - plain).square().mean())
+        assert candidate.errors == pytest.approx([error], rel=1e-5)
+    assert mine.cost == pytest.approx(2.5)  # passes over all frames alone: its cost does not depend on the clock
+    assert 0 < duplicated.cost != STEPS
+
+    rows = [line for line in (tmp_path / "tuned" / "tuning.md").read_text().splitlines() if "self-duplicate" in line]
+    assert len(rows) == 1
+    assert rows[0].startswith(f"| {duplicated.cost:.2f} | {found.decibels(duplicated.error):.1f} | - |")
+    data = json.loads((tmp_path / "tuned" / "tuning.json").read_text())
+    assert [given["name"] for given in data["strategies"]] == list(strategies)
+    [case] = read_sheets(tmp_path / "tuned" / "report.html")
+    assert f"self-duplicate, cost {duplicated.cost:.2f}" in [clip["name"] for clip in case["clips"]]
+    assert "self-duplicate: cost in full steps" in (tmp_path / "tuned" / "report.html").read_text()
+
+    host.passes = 0
+    assert tune_cases(host.pipe, host, 1, **arguments).candidates == found.candidates
+    assert host.passes == 2 * STEPS  # the plain clip of the search
+    halfframe.Recipe(("full", "reuse", "full", "full")).save(recipe)  # other moves under the same name
+    assert tune_cases(host.pipe, host, 1, **arguments).candidates[1].cost == pytest.approx(3.0)
+
+
+def test_an_unknown_strategy_is_refused_before_anything_is_run() -> None:
+    host = diffusers()
+    with pytest.raises(halfframe.StrategyError, match="Did you mean 'interleave'"):
+        tune_cases(host.pipe, host, 1, steps=2, strategies=("interleav",))
+    assert not host.passes
 
 
 def test_a_log_that_was_cut_off_is_read_up_to_there(tmp_path: Path) -> None:

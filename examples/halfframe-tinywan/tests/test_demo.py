@@ -37,7 +37,7 @@ def test_a_run_on_a_host(host: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"pipeline: {host} " in printed.out
     (folder,) = tmp_path.iterdir()
     assert folder.name == "3-steps"
-    assert f"  {folder / 'report.html'}: baseline, interleave, fewer steps, 2" in printed.err
+    assert f"  {folder / 'report.html'}: baseline; interleave; fewer steps, 2" in printed.err
     assert len(list(folder.glob("case-*/*.mp4"))) == 3
     found = rows(folder)
     assert found["interleave"]["psnr_db"] is not None

@@ -6,12 +6,19 @@ import argparse
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from halfframe.cli.options import add_guidance, add_pipeline, add_strategy, guidance_from, require_one_source
+from halfframe.cli.options import (
+    add_guidance,
+    add_pipeline,
+    add_strategy,
+    guidance_from,
+    require_one_source,
+    strategies_from,
+)
 from halfframe.errors import HalfframeError, OptionError
-from halfframe.plugins import DEFAULT_STRATEGY
 
 if TYPE_CHECKING:
     from halfframe.compare import Comparison, Variant
@@ -19,17 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["DESCRIPTION", "add_arguments", "main"]
 
 DESCRIPTION = """\
-Compare videos made with and without halfframe: seconds, speed-up, MSE, PSNR, SSIM, LPIPS where it is at hand, judder
-and amount of motion, frame by frame and as a table. Either of finished files,
+Compare videos made with and without halfframe: seconds, speed-up, MSE, PSNR, SSIM, LPIPS if it is installed, judder and
+amount of motion, frame by frame and as a table. Either from finished files,
 
     halfframe compare baseline.mp4 variant.mp4 --output results
 
-or by running a pipeline with the same prompts and seeds: as it is, with each strategy, and with as many fewer steps as
-cost the same, which is the rival that any acceleration has to beat:
+or by running a pipeline with the same prompts and seeds: as it is, with each strategy, and with fewer steps that cost
+as much, the rival that any acceleration has to beat:
 
     halfframe compare --ckpt_dir Wan2.2-T2V-A14B --size 832x480 --frame_num 49 --sample_steps 20 --output results
     halfframe compare --diffusers Wan-AI/Wan2.2-T2V-A14B-Diffusers --strategy self-duplicate --output results
-    halfframe compare --tiny --output results
+    halfframe compare --tinywan t2v --output results
 """
 
 
@@ -51,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also compare the plain pipeline with N steps; repeatable",
     )
-    variants.add_argument("--no-equal-cost", action="store_true", help="do not add fewer steps at equal cost by itself")
+    variants.add_argument("--no-equal-cost", action="store_true", help="do not add fewer steps that cost as much")
     variants.add_argument(
         "--warm_up_steps", type=int, default=2, metavar="N", help="untimed steps before timing (default: %(default)s)"
     )
@@ -70,31 +77,33 @@ def main(arguments: argparse.Namespace) -> int:
     0 if all went well; 1 if a variant failed or nothing could be compared; 130 if it was interrupted.
     """
     from halfframe.compare import markdown  # not at the top: --help needs no torch
+    from halfframe.compare.progress import Teller
 
+    say = Teller("halfframe compare")
     try:
-        with warnings.catch_warnings():
+        with say, warnings.catch_warnings():
             # Upstream asks for CUDA autocast in every block; without CUDA that does nothing but warn.
             warnings.filterwarnings("ignore", "CUDA is not available or torch_xla is imported", UserWarning)
             warnings.filterwarnings("ignore", ".*torch.cuda.amp.autocast", FutureWarning)
-            comparison = _compared(arguments)
+            comparison = _compared(arguments, say)
     except HalfframeError as error:
-        _say(f"halfframe compare: error: {_one_line(error)}")
+        say(f"halfframe compare: error: {_one_line(error)}")
         return 1
     except KeyboardInterrupt:
         kept = f"; what is finished is in {arguments.output}, and --resume goes on from it" if arguments.output else ""
-        _say(f"halfframe compare: interrupted{kept}")
+        say(f"halfframe compare: interrupted{kept}")
         return 130
     print(markdown(comparison), end="")
     if arguments.output:
-        _say(f"written to {arguments.output}")
+        say(f"written to {arguments.output}")
     for results in comparison.failures:
-        _say(f"halfframe compare: error: variant {results.variant.name!r} failed: {_one_line(results.error)}")
+        say(f"halfframe compare: error: variant {results.variant.name!r} failed: {_one_line(results.error)}")
     for lost in comparison.lost:
-        _say(f"halfframe compare: error: {_one_line(lost)}")
+        say(f"halfframe compare: error: {_one_line(lost)}")
     return 1 if comparison.failures or comparison.lost else 0
 
 
-def _compared(arguments: argparse.Namespace) -> Comparison:
+def _compared(arguments: argparse.Namespace, say: Callable[[str], None]) -> Comparison:
     from halfframe.compare import compare, compare_files, pipelines
 
     require_one_source(arguments, VIDEO_files=arguments.videos)
@@ -102,9 +111,9 @@ def _compared(arguments: argparse.Namespace) -> Comparison:
     if arguments.videos:
         if arguments.resume or arguments.repeat != 1:
             raise OptionError("--resume and --repeat are for runs of a pipeline; finished VIDEO files are only read.")
-        return compare_files(arguments.videos, output=arguments.output, progress=_say, facts=facts)
+        return compare_files(arguments.videos, output=arguments.output, progress=say, facts=facts)
     variants = _variants(arguments)
-    loaded = pipelines.load(arguments, _say)
+    loaded = pipelines.load(arguments, say)
     if loaded.weights:
         facts["weights"] = loaded.weights
     return compare(
@@ -118,7 +127,7 @@ def _compared(arguments: argparse.Namespace) -> Comparison:
         repeat=arguments.repeat,
         resume=arguments.resume,
         output=arguments.output,
-        progress=_say,
+        progress=say,
         random_weights=None if loaded.weights else True,
         facts=facts,
     )
@@ -133,7 +142,7 @@ def _variants(arguments: argparse.Namespace) -> list[Variant]:
     parts += [f"CFG every {guidance.every}"] if guidance.every > 1 else []
     cut = ", ".join(parts)
     variants = []
-    for name in dict.fromkeys(arguments.strategy or [DEFAULT_STRATEGY]):
+    for name in strategies_from(arguments):
         halved = name != "none"
         if halved:
             variants.append(Variant(name, {"strategy": name}))
@@ -144,10 +153,6 @@ def _variants(arguments: argparse.Namespace) -> list[Variant]:
         if guidance and not name.endswith(".json"):
             variants.append(Variant(f"{name}, {cut}" if halved else cut, {"strategy": name, "guidance": guidance}))
     return variants + [fewer_steps(steps) for steps in dict.fromkeys(arguments.fewer_steps or [])]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _one_line(error: object) -> str:

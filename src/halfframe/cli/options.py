@@ -11,7 +11,14 @@ from halfframe.plugins import DEFAULT_STRATEGY
 if TYPE_CHECKING:
     from halfframe.sampling.guidance import Guidance
 
-__all__ = ["add_guidance", "add_pipeline", "add_strategy", "guidance_from", "require_one_source"]
+__all__ = [
+    "add_guidance",
+    "add_pipeline",
+    "add_strategy",
+    "guidance_from",
+    "require_one_source",
+    "strategies_from",
+]
 
 
 def add_strategy(parser: argparse._ActionsContainer, *, repeatable: bool = False) -> None:
@@ -20,9 +27,14 @@ def add_strategy(parser: argparse._ActionsContainer, *, repeatable: bool = False
         "--strategy",
         action="append" if repeatable else "store",
         metavar="NAME[:OPTIONS]",
-        help="an installed strategy, as interleave:stride=3,full_start=1, a recipe, as recipe.json, or none for all "
+        help="an installed strategy (interleave:stride=3,full_start=1), a recipe (recipe.json), or none for all "
         f"frames{'; repeatable' if repeatable else ''} (default: {DEFAULT_STRATEGY})",
     )
+
+
+def strategies_from(arguments: argparse.Namespace) -> list[str]:
+    """What a repeatable ``--strategy`` says, each once."""
+    return list(dict.fromkeys(arguments.strategy or [DEFAULT_STRATEGY]))
 
 
 def add_guidance(parser: argparse._ActionsContainer) -> None:
@@ -65,9 +77,9 @@ def add_pipeline(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         action="append",
         metavar="TEXT",
-        help="repeatable (default: a woman in a park; a ball with --tinywan)",
+        help="the prompt; repeatable (default: a woman in a park; a ball with --tinywan)",
     )
-    clip.add_argument("--seed", action="append", type=int, metavar="N", help="repeatable (default: 0)")
+    clip.add_argument("--seed", action="append", type=int, metavar="N", help="of the noise; repeatable (default: 0)")
     clip.add_argument("--frame_num", type=int, metavar="N", help="video frames, 4n+1 (default: 81; 17 with --tiny)")
     clip.add_argument(
         "--size",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from halfframe.cli.options import add_pipeline, require_one_source
+from halfframe.cli.options import add_pipeline, add_strategy, require_one_source, strategies_from
+
+if TYPE_CHECKING:
+    from halfframe.tuning import Tuning
 
 __all__ = ["add_arguments", "main"]
 
@@ -19,9 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "The same command goes on from where it was stopped."
     )
     add_pipeline(parser)
+    add_strategy(parser.add_argument_group("measured beside the recipes"), repeatable=True)
     search = parser.add_argument_group("the search")
     search.add_argument(
-        "--check_prompt", action="append", metavar="TEXT", help="judges the recipes, unseen by the search; repeatable"
+        "--check_prompt", action="append", metavar="TEXT", help="judges the recipes, hidden from the search; repeatable"
     )
     search.add_argument(
         "--budget",
@@ -34,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--move",
         action="append",
         metavar="MOVE",
-        help="tried at every step; repeatable (default: merge:2 merge:3 merge:4 interleave:2 reuse)",
+        help="a move to try at every step; repeatable (default: merge:2 merge:3 merge:4 interleave:2 reuse)",
     )
     search.add_argument(
         "--schedule",
@@ -57,22 +61,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run `halfframe tune`: 0 if all went well, 130 if it was interrupted."""
-    try:
-        return _tuned(arguments)
-    except KeyboardInterrupt:
-        _say(
-            f"halfframe tune: interrupted; what is measured is in {arguments.output}: the same command goes on from it"
-        )
-        return 130
-
-
-def _tuned(arguments: argparse.Namespace) -> int:
-    from halfframe.compare import pipelines  # not at the top: --help needs no torch
-    from halfframe.tuning import BUDGETS, MOVES, tune_cases
+    from halfframe.compare.progress import Teller  # not at the top: --help needs no torch
     from halfframe.tuning.frontier import table
 
+    say = Teller("halfframe tune")
+    try:
+        with say:
+            found = _tuned(arguments, say)
+    except KeyboardInterrupt:
+        say(f"halfframe tune: interrupted; what is measured is in {arguments.output}: the same command goes on from it")
+        return 130
+    print(table(found), end="")
+    say(f"recipes and tables are in {arguments.output}")
+    return 0
+
+
+def _tuned(arguments: argparse.Namespace, say: Callable[[str], None]) -> Tuning:
+    from halfframe.compare import pipelines
+    from halfframe.tuning import BUDGETS, MOVES, tune_cases
+
     require_one_source(arguments)
-    loaded = pipelines.load(arguments, _say)
+    loaded = pipelines.load(arguments, say)
     prompts, seeds = arguments.prompt or [loaded.prompt], arguments.seed or [0]
     search, judges = (
         [(prompt, seed) for prompt in some for seed in seeds] for some in (prompts, arguments.check_prompt or [])
@@ -83,7 +92,7 @@ def _tuned(arguments: argparse.Namespace) -> int:
         return loaded.generate(*clips[case], steps)
 
     facts = {key: str(value) for key, value in loaded.generate.facts.items()}
-    found = tune_cases(
+    return tune_cases(
         loaded.generate.pipe,
         call,
         len(search),
@@ -92,15 +101,9 @@ def _tuned(arguments: argparse.Namespace) -> int:
         moves=arguments.move or MOVES,
         schedules=arguments.schedule,
         runs=arguments.runs,
+        strategies=[name for name in strategies_from(arguments) if name != "none"],
         check=len(judges),
         output=arguments.output,
         settings={"prompts": prompts, "seeds": seeds, **facts},
-        progress=_say,
+        progress=say,
     )
-    print(table(found), end="")
-    _say(f"recipes and tables are in {arguments.output}")
-    return 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

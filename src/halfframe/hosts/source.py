@@ -17,8 +17,12 @@ def package_version(package: str) -> tuple[str, str | None]:
     """
     if importlib.util.find_spec(package) is None:
         return package, None
-    names = metadata.packages_distributions().get(package, [])
-    return (names[0], metadata.version(names[0])) if names else (package, "unknown")
+    # An editable install is often known by the distribution's name alone.
+    name = metadata.packages_distributions().get(package, [package])[0]
+    try:
+        return name, metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return package, "unknown"
 
 
 def class_methods(package: str, module: str, cls: str) -> dict[str, CodeType]:

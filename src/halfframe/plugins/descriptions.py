@@ -33,19 +33,20 @@ class Description:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def is_default(self) -> bool:
-        """Whether it is what `halfframe.enabled` uses unless told otherwise."""
-        return self.info.name == DEFAULT_STRATEGY.partition(":")[0]
+    def default(self) -> str | None:
+        """What `halfframe.enabled` uses unless told otherwise, options included, if that is this strategy."""
+        return DEFAULT_STRATEGY if self.info.name == DEFAULT_STRATEGY.partition(":")[0] else None
 
     def to_dict(self) -> dict[str, Any]:
         """The description as plain data."""
         where = {key: getattr(self.info, key) for key in ("name", "distribution", "version", "value")}
-        return {**where, "default": self.is_default, "summary": self.summary, "options": self.options}
+        return {**where, "default": self.default, "summary": self.summary, "options": self.options}
 
     def __str__(self) -> str:
         options = ", ".join(f"{key}={value}" for key, value in self.options.items()) or "none"
-        head = f"{self.info.name}{' (the default)' if self.is_default else ''}: {self.summary}"
-        return f"{head}\n    options: {options}  [{self.info.distribution} {self.info.version}]"
+        used = f"\n    used by default as {self.default}" if self.default else ""
+        who = f"[{self.info.distribution} {self.info.version}]"
+        return f"{self.info.name}: {self.summary}\n    options: {options}  {who}{used}"
 
 
 def descriptions() -> tuple[Description, ...]:

@@ -118,7 +118,7 @@ def _find(name: str) -> metadata.EntryPoint:
         names = [info.name for info in strategies()]
         raise StrategyError(
             f"no strategy is called {name!r}. Installed: {', '.join(names) or 'none (is halfframe pip-installed?)'}."
-            f"{did_you_mean(name, names) or ' Install the package that provides it.'}"
+            f"{_guidance_hint(name) or did_you_mean(name, names) or ' Install the package that provides it.'}"
         )
     if len(found) > 1:
         places = ", ".join(f"{i.value} of {i.distribution} {i.version}" for i in map(_info, found))
@@ -223,9 +223,14 @@ def _check_options(name: str, target: Callable[..., Any], options: Mapping[str, 
 def _hint(options: Iterable[str], own: Iterable[str]) -> str:
     known = (*own, *RESERVED)
     unknown = next((option for option in options if option not in known), "")
-    if unknown.startswith(("cfg", "skip")):
-        return " Guidance is truncated with guidance=halfframe.Guidance(skip_last=N, skip_last_high=N, ...)."
-    return did_you_mean(unknown, known) if unknown else ""
+    return _guidance_hint(unknown) or (did_you_mean(unknown, known) if unknown else "")
+
+
+def _guidance_hint(name: str) -> str:
+    """What to do instead, where `name` looks like truncated guidance."""
+    if not name.startswith(("cfg", "skip")):
+        return ""
+    return " Guidance is truncated with guidance=halfframe.Guidance(skip_last=N), or the flag --cfg_truncate_steps N."
 
 
 def _names(options: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from halfframe.compare.videos import as_video, to_bytes
 from halfframe.enabled import enabled
 from halfframe.errors import HalfframeWarning
 from halfframe.strategies.recipe import Recipe
-from halfframe.tuning.result import Tuning
+from halfframe.tuning.result import Measured, Tuning
 
 __all__ = ["clips_of"]
 
@@ -20,7 +20,7 @@ __all__ = ["clips_of"]
 def clips_of(
     tuning: Tuning, pipe: Any, call: Callable[[int], Any], page: Path, progress: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """One clip: plain, by each recipe, and with fewer steps that cost as much; as `clip_sheets` has it, and remarks.
+    """One clip: plain, by each recipe and strategy, and with fewer steps that cost as much; see `clip_sheets`. Remarks.
 
     Args:
         tuning: what was found.
@@ -29,25 +29,30 @@ def clips_of(
         page: of an earlier report, whose clips are taken if they are of the same recipes.
         progress: is told what goes on.
     """
-    runs: dict[str, tuple[Recipe | None, int]] = {f"plain, {tuning.steps} steps": (None, tuning.steps)}
-    for found in tuning.checked or tuning.chosen:
-        runs[f"recipe, cost {found.cost:.2f}"] = (found.recipe, len(found.recipe.moves))
+    runs: dict[str, tuple[Recipe | str | None, int]] = {f"plain, {tuning.steps} steps": (None, tuning.steps)}
+    for found in tuning.shown:
+        if isinstance(found, Measured):
+            runs[f"recipe, cost {found.cost:.2f}"] = (found.recipe, len(found.recipe.moves))
+        else:
+            runs[f"{found.name}, cost {found.cost:.2f}"] = (found.name, found.steps)
         rival = tuning.rival(found.cost, "fewer steps")
         if rival is not None:
             steps = len(rival.recipe.moves)
-            runs[f"plain, {steps} steps"] = (None, steps)
-    key = "; ".join(f"{name}: {' '.join(recipe.moves) if recipe else ''}" for name, (recipe, _) in runs.items())
+            runs[f"plain, {steps} step{'s' if steps > 1 else ''}"] = (None, steps)
+    moves = [" ".join(found.recipe.moves) if isinstance(found, Measured) else found.name for found in tuning.shown]
+    errors = [f"{text}: {found.error}" for text, found in zip(moves, tuning.shown, strict=True)]
+    key = "; ".join([*runs, *errors])
     known = [case for case in read_sheets(page) if case["key"] == key]
     if known:
         return known, []
     clips = {}
     try:
-        for number, (name, (recipe, steps)) in enumerate(runs.items(), 1):
+        for number, (name, (strategy, steps)) in enumerate(runs.items(), 1):
             progress(f"clip {number} of {len(runs)} for the report: {name}")
-            if recipe is None:
+            if strategy is None:
                 output = call(steps)
             else:
-                with enabled(pipe, recipe), warnings.catch_warnings():
+                with enabled(pipe, strategy), warnings.catch_warnings():
                     warnings.simplefilter("ignore", HalfframeWarning)  # a recipe for a large budget may skip nothing
                     output = call(steps)
             clips[name] = to_bytes(as_video(output))

@@ -10,7 +10,7 @@ from typing import Any
 
 from halfframe.compare.report_page import Frontier, page
 from halfframe.compare.tables import Table
-from halfframe.tuning.result import Measured, Tuning
+from halfframe.tuning.result import Candidate, Measured, Tuning
 
 __all__ = ["html_page", "table", "to_dict", "write_json"]
 
@@ -19,15 +19,8 @@ _RIVALS = ("fewer steps", "truncated guidance")
 
 def to_dict(tuning: Tuning, found: Measured) -> dict[str, Any]:
     """One measured recipe as plain data."""
-    return {
-        "kind": found.kind,
-        "cost": round(found.cost, 3),
-        "share": round(found.cost / tuning.steps, 3),
-        "error": found.error,
-        "decibels": _rounded(tuning.decibels(found.error)),
-        "expected_decibels": None if found.predicted is None else _rounded(tuning.decibels(found.predicted)),
-        "clips": len(found.errors),
-    }
+    expected = None if found.predicted is None else _rounded(tuning.decibels(found.predicted))
+    return {"kind": found.kind, **_numbers(tuning, found), "expected_decibels": expected}
 
 
 def write_json(tuning: Tuning, path: Path) -> None:
@@ -37,6 +30,7 @@ def write_json(tuning: Tuning, path: Path) -> None:
         name: [{"moves": list(found.recipe.moves), **to_dict(tuning, found)} for found in group]
         for name, group in groups.items()
     }
+    data["strategies"] = [{"name": given.name, **_numbers(tuning, given)} for given in tuning.candidates]
     data["steps"] = tuning.steps
     data["tables"] = [
         {"steps": table.steps, "high": table.high, "base": table.base, "costs": dict(table.costs)}
@@ -47,7 +41,7 @@ def write_json(tuning: Tuning, path: Path) -> None:
 
 
 def table(tuning: Tuning) -> str:
-    """A Markdown table: each recipe beside fewer steps that cost as much or less."""
+    """A Markdown table: each recipe and strategy beside fewer steps that cost as much or less."""
     return f"{_about(tuning)}\n\n{_table(tuning).markdown()}\n"
 
 
@@ -61,6 +55,9 @@ def html_page(tuning: Tuning, cases: Sequence[Mapping[str, Any]], notes: Sequenc
         ]
         for name, group in groups.items()
     }
+    points["strategies"] = [
+        (given.name, given.cost, tuning.decibels(given.error)) for given in tuning.candidates if given.error
+    ]
     frontier = Frontier("cost in full steps", f"latent PSNR to the plain {tuning.steps} steps, dB", points)
     return page("halfframe tune", _about(tuning), [_table(tuning)], cases, frontier, notes)
 
@@ -76,16 +73,28 @@ def _about(tuning: Tuning) -> str:
 
 def _table(tuning: Tuning) -> Table:
     rows = []
-    for found in tuning.checked or tuning.chosen:
+    for found in tuning.shown:
         rivals = [tuning.rival(found.cost, kind) for kind in _RIVALS]
         shown = ["-" if rival is None else f"{_decibels(tuning, rival)} at {rival.cost:.2f}" for rival in rivals]
-        expected = "-" if found.predicted is None else f"{tuning.decibels(found.predicted):.1f}"
-        moves = " ".join(found.recipe.moves)
+        predicted = found.predicted if isinstance(found, Measured) else None
+        expected = "-" if predicted is None else f"{tuning.decibels(predicted):.1f}"
+        moves = " ".join(found.recipe.moves) if isinstance(found, Measured) else found.name
         rows.append([f"{found.cost:.2f}", _decibels(tuning, found), expected, *shown, moves])
-    return Table(["cost", "recipe", "expected", "fewer steps", "fewer steps, truncated guidance", "moves"], rows, (5,))
+    head = ["cost", "measured", "expected", "fewer steps", "fewer steps, truncated guidance", "recipe or strategy"]
+    return Table(head, rows, (5,))
 
 
-def _decibels(tuning: Tuning, found: Measured) -> str:
+def _numbers(tuning: Tuning, found: Measured | Candidate) -> dict[str, Any]:
+    return {
+        "cost": round(found.cost, 3),
+        "share": round(found.cost / tuning.steps, 3),
+        "error": found.error,
+        "decibels": _rounded(tuning.decibels(found.error)),
+        "clips": len(found.errors),
+    }
+
+
+def _decibels(tuning: Tuning, found: Measured | Candidate) -> str:
     return f"{tuning.decibels(found.error):.1f}"
 
 

@@ -13,13 +13,14 @@ from torch import Tensor
 from halfframe.enabled import enabled
 from halfframe.errors import HalfframeError, HalfframeWarning
 from halfframe.plugins.spec import hookimpl
+from halfframe.plugins.strategies import StrategyLike
 from halfframe.sampling.events import ExpertCall
 from halfframe.sampling.frames import TIME_DIM
 from halfframe.sampling.guidance import GuidanceRule
 from halfframe.sampling.strategy import Given, Move, Step, Strategy
 from halfframe.strategies.recipe import Recipe
 
-__all__ = ["Record", "Replay", "final_latents"]
+__all__ = ["Record", "Replay", "final_latents", "final_latents_of"]
 
 
 @dataclass(slots=True)
@@ -111,15 +112,25 @@ def final_latents(
     Raises:
         HalfframeError: the call did not run the pipeline to its last step.
     """
-    observer = _Observer(keeps=record is None)
-    replay = Replay(Recipe(tuple(moves)), record, start)
+    return final_latents_of(pipe, call, Replay(Recipe(tuple(moves)), record, start), keeps=record is None)
+
+
+def final_latents_of(
+    pipe: Any, call: Callable[[], Any], strategy: StrategyLike, *, keeps: bool = False
+) -> tuple[Tensor, Record]:
+    """The final latents of a run with any strategy, and what it computed; velocities only if it `keeps` them.
+
+    Raises:
+        HalfframeError: the call did not run the pipeline to its last step.
+    """
+    observer = _Observer(keeps)
     try:
-        with enabled(pipe, replay, measure=True, plugins=[observer]), warnings.catch_warnings():
+        with enabled(pipe, strategy, measure=True, plugins=[observer]), warnings.catch_warnings():
             warnings.simplefilter("ignore", HalfframeWarning)
             call()
     except _Finished as finished:
         return finished.latents, observer.record
     raise HalfframeError(
-        f"a run of {len(moves)} steps of {type(pipe).__name__} ended without its last step; needed: a call that runs "
-        "the pipeline that is tuned, with the number of steps that it is asked for."
+        f"a run of {type(pipe).__name__} ended without its last step; needed: a call that runs the pipeline that is "
+        "tuned, with the number of steps that it is asked for."
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from halfframe.strategies.recipe import Recipe
 from halfframe.tuning.search import MoveTable
 
-__all__ = ["Measured", "Tuning"]
+__all__ = ["Candidate", "Measured", "Tuning"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,25 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A strategy or a recipe that was given, and run beside those that were found.
+
+    Attributes:
+        name: as `halfframe.enabled` takes it.
+        steps: of its schedule.
+        cost: in full steps of the schedule asked for, by measured time.
+        error: mean square error of the final latents, over the clips it was run on.
+        errors: of each of these clips.
+    """
+
+    name: str
+    steps: int
+    cost: float
+    error: float
+    errors: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tuning:
     """What `tune` found.
 
@@ -44,6 +63,7 @@ class Tuning:
         rivals: fewer plain steps, and fewer steps with guidance truncated, measured on the same clips as `checked`
             (on those of the search without such).
         peak: largest square of the plain latents' range, for decibels.
+        candidates: the strategies that were given, measured on the same clips as `rivals`.
     """
 
     steps: int
@@ -52,6 +72,12 @@ class Tuning:
     checked: tuple[Measured, ...]
     rivals: tuple[Measured, ...]
     peak: float
+    candidates: tuple[Candidate, ...] = ()
+
+    @property
+    def shown(self) -> tuple[Measured | Candidate, ...]:
+        """Rows of the table: the recipes, as judged on other clips if there are any, and the candidates."""
+        return (*(self.checked or self.chosen), *self.candidates)
 
     def decibels(self, error: float) -> float:
         """A mean square error as PSNR in latents."""

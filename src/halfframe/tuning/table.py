@@ -11,9 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from halfframe.compare.progress import Progress
+from halfframe.plugins.strategies import resolve_strategy
 from halfframe.report.cost import H200, ExpertShape
+from halfframe.strategies.recipe import Recipe
 from halfframe.tuning.log import Log
-from halfframe.tuning.replay import Record, final_latents
+from halfframe.tuning.replay import Record, final_latents, final_latents_of
+from halfframe.tuning.result import Candidate
 from halfframe.tuning.search import MoveTable, parts_of
 
 __all__ = ["Bench", "mean_square"]
@@ -86,6 +89,31 @@ class Bench:
         """`error` of a whole recipe, for each case; made once."""
         key = "recipe " + " ".join(moves)
         return [self.log.get(f"{key} #{case}", partial(self.error, case, moves)) for case in range(self.cases)]
+
+    def candidate(self, name: str) -> Candidate:
+        """Measure a strategy or a recipe as `halfframe.enabled` takes it; made once."""
+        strategy = resolve_strategy(name, {})
+        recipe = strategy if isinstance(strategy, Recipe) else None
+        steps = self.steps if recipe is None else len(recipe.moves)
+        key = f"strategy {name}" if recipe is None else f"strategy {' '.join(recipe.moves)}"  # a file may change
+        passes: dict[int, int] = {}
+
+        def error(case: int) -> float:
+            target = self.plain(case, self.steps)[0]
+            latents, record = final_latents_of(self.pipe, lambda: self.call(case, steps), name)
+            self._time(record)
+            passes.update({count: len(seconds) for count, seconds in record.seconds.items()})
+            return mean_square(latents, target)
+
+        def cost() -> float:
+            if not passes:  # the log was cut off before this
+                error(0)
+            total = self.plain(0, self.steps)[0].shape[-3]
+            spent = sum(made * self._seconds(count, total) for count, made in passes.items())
+            return spent / (self.passes() * self._seconds(total, total))
+
+        errors = [self.log.get(f"{key} #{case}", partial(error, case)) for case in range(self.cases)]
+        return Candidate(name, steps, self.log.get(f"cost {key}", cost), statistics.fmean(errors), tuple(errors))
 
     def table(self, steps: int, moves: Sequence[str]) -> MoveTable:
         """Measure `moves` at every step of a schedule of `steps`, one at a time; their costs are not in it yet."""

@@ -14,6 +14,7 @@ from typing import Any
 from halfframe.compare.generators import diffusers_generate, official_generate
 from halfframe.compare.progress import Progress
 from halfframe.errors import OptionError, is_count
+from halfframe.plugins.strategies import DEFAULT_STRATEGY, resolve_strategy
 from halfframe.strategies.recipe import Recipe
 from halfframe.tuning.clips import clips_of
 from halfframe.tuning.frontier import html_page, table, to_dict, write_json
@@ -45,6 +46,7 @@ def tune(
     moves: Sequence[str] = MOVES,
     schedules: Sequence[int] | None = None,
     runs: int = 6,
+    strategies: Sequence[str] = (DEFAULT_STRATEGY,),
     output: str | Path | None = None,
     progress: Callable[[str], None] = _logger.info,
     **arguments: Any,
@@ -65,12 +67,14 @@ def tune(
         moves: what is tried at each step, see `MOVES`.
         schedules: numbers of steps that recipes may have; by default `steps`, three quarters and half of it.
         runs: recipes measured for each budget.
+        strategies: names and paths of recipes, as `halfframe.enabled` takes them, that are measured beside.
         output: folder for the log, the recipes and the table; the same call goes on from the log.
         progress: called with one line of text at a time; by default the lines are logged.
         **arguments: of ``pipe.generate`` or of the pipeline's call, such as `size`, `frame_num`, `num_frames`, `image`.
 
     Raises:
         OptionError: unusable numbers or moves, or a log of other settings.
+        StrategyError: one of the strategies is unknown.
     """
     generate = (official_generate if hasattr(pipe, "generate") else diffusers_generate)(pipe, **arguments)
     search, judges = (
@@ -93,6 +97,7 @@ def tune(
         moves=moves,
         schedules=schedules,
         runs=runs,
+        strategies=strategies,
         check=len(judges),
         output=output,
         settings=settings,
@@ -110,6 +115,7 @@ def tune_cases(
     moves: Sequence[str] = MOVES,
     schedules: Sequence[int] | None = None,
     runs: int = 6,
+    strategies: Sequence[str] = (DEFAULT_STRATEGY,),
     check: int = 0,
     output: str | Path | None = None,
     settings: dict[str, Any] | None = None,
@@ -119,8 +125,8 @@ def tune_cases(
 
     The plain clips are run once; then every move at every step alone, from the stored state before that step; then, for
     each budget, the recipes that the search expects to be best, and around the best of those again. At the end the
-    chosen recipes are run on clips that the search did not see, beside fewer steps at equal cost, with all their
-    guidance and with it truncated. Of the first of these clips the report shows the recipes' and the rivals' videos.
+    chosen recipes are run on clips that the search did not see, beside the strategies that are given and fewer steps at
+    equal cost, with all their guidance and with it truncated. Of the first of these clips the report shows the videos.
 
     Args:
         pipe: a pipeline that `halfframe.enabled` serves.
@@ -131,6 +137,7 @@ def tune_cases(
         moves: what is tried, see `MOVES`; a move with ``+`` is taken as it is.
         schedules: numbers of steps that recipes may have; by default `steps`, three quarters and half of it.
         runs: recipes measured for each budget.
+        strategies: names and paths of recipes, as `halfframe.enabled` takes them, that are measured beside.
         check: clips ``cases .. cases + check - 1`` are for the check.
         output: folder for the log, the recipes and the table; a call with the same settings goes on from the log.
         settings: further settings that a log must match, such as prompts and seeds.
@@ -138,12 +145,15 @@ def tune_cases(
 
     Raises:
         OptionError: unusable numbers or moves, or a log of other settings.
+        StrategyError: one of the strategies is unknown.
     """
     for name, value, least in (("steps", steps, 1), ("cases", cases, 1), ("runs", runs, 1), ("check", check, 0)):
         if not is_count(value, least):
             raise OptionError(f"{name} must be an integer >= {least}, got {value!r}.")
     if not budgets or not all(0 < budget <= 1 for budget in budgets):
         raise OptionError(f"budgets must be shares of the full cost in 0..1, got {list(budgets)}.")
+    for text in strategies:
+        resolve_strategy(text, {})  # before anything is run
     lengths = tuple(schedules or dict.fromkeys((steps, round(0.75 * steps), round(0.5 * steps))))
     folder = None if output is None else Path(output)
     kept = {"steps": steps, "moves": list(moves), "cases": cases, **(settings or {})}
@@ -151,7 +161,7 @@ def tune_cases(
     told = Progress(progress, 0)
     bench = Bench(pipe, call, cases, steps, log, told)
     tried = _tried(moves, bench.guided())
-    ahead = _passes(bench, lengths, tried, [runs] * len(budgets), check)
+    ahead = _passes(bench, lengths, tried, [runs] * len(budgets), check, len(strategies))
     told.expect(sum(ahead))
     told.say(f"up to {sum(ahead):,} forward passes if nothing is known yet")
     errors = []
@@ -167,8 +177,9 @@ def tune_cases(
     peak = _peak(bench)
     judge = bench if not check else _judge(bench, pipe, call, cases, check, kept, folder)
     checked = tuple(_run(judge, found.recipe.moves, found.cost, found.predicted) for found in chosen) if check else ()
+    candidates = tuple(judge.candidate(name) for name in dict.fromkeys(strategies))
     rivals = tuple(_rivals(judge, steps, bench.guided()))
-    tuning = Tuning(steps, tables, tuple(chosen), checked, rivals, peak)
+    tuning = Tuning(steps, tables, tuple(chosen), checked, rivals, peak, candidates)
     if folder is not None:
         _save(tuning, folder)
         page = folder / "report.html"
@@ -178,15 +189,15 @@ def tune_cases(
 
 
 def _passes(
-    bench: Bench, lengths: Sequence[int], tried: Sequence[str], recipes: Sequence[int], check: int
+    bench: Bench, lengths: Sequence[int], tried: Sequence[str], recipes: Sequence[int], check: int, strategies: int
 ) -> list[int]:
-    """Forward passes at most: of each schedule's moves, of each budget's recipes, of the check and the rivals."""
+    """Forward passes at most: of each schedule's moves, of each budget's recipes, of the check and all beside it."""
     parts = len({part for move in tried for part in parts_of(move)}) - 1
     each = bench.passes()
     tables = [each * bench.cases * (length + parts * length * (length + 1) // 2) for length in lengths]
     search = [each * bench.cases * count * bench.steps for count in recipes]
     rivals = sum(count * (3 if each == 2 else 1) for count in range(1, bench.steps + 1))
-    judged = (check or bench.cases) * (rivals + (len(recipes) * bench.steps if check else 0))
+    judged = (check or bench.cases) * (rivals + (strategies + (len(recipes) if check else 0)) * bench.steps)
     return [*tables, *search, each * judged]
 
 

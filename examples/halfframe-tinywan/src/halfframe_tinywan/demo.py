@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
     import torch  # here and below, not at the top: --help needs no torch
 
     from halfframe.compare import markdown
+    from halfframe.compare.progress import Teller
     from halfframe_tinywan.models import LORA_STEPS
 
     _check(arguments)
@@ -69,6 +70,7 @@ def main(arguments: argparse.Namespace) -> int:
     runs = [("t2v", steps) for steps in dict.fromkeys(arguments.sample_steps)]
     runs += [] if arguments.no_lora else [("lora", LORA_STEPS)]
     pipes: dict[str, Generate] = {}
+    say = Teller("halfframe demo")
     wrong: list[str] = []
     seen: list[str] = []
     with warnings.catch_warnings():
@@ -78,23 +80,24 @@ def main(arguments: argparse.Namespace) -> int:
             folder = arguments.output / (f"{steps}-steps" if kind == "t2v" else f"{steps}-steps-lora")
             try:
                 if kind not in pipes:
-                    _say(f"loading TinyWan{' with its LoRA pair' if kind == 'lora' else ''}, one untimed clip")
+                    say(f"loading TinyWan{' with its LoRA pair' if kind == 'lora' else ''}, one untimed clip")
                     pipes = {kind: _loaded(arguments, kind)}
-                comparison = _compared(arguments, pipes[kind], kind, steps, folder)
+                with say:
+                    comparison = _compared(arguments, pipes[kind], kind, steps, folder, say)
             except KeyboardInterrupt:
-                _say(f"halfframe demo: interrupted; what is finished is in {arguments.output}")
+                say(f"halfframe demo: interrupted; what is finished is in {arguments.output}")
                 return 130
             print(markdown(comparison), flush=True)
             wrong += [f"variant {row.variant.name!r} failed: {row.error}" for row in comparison.failures]
             wrong += comparison.lost
             seen += _reports(comparison, folder)
-    _say("What to look at, in a browser: the clips play in step, the table and the notes are below them.")
+    say("What to look at, in a browser: the clips play in step, the table and the notes are below them.")
     for line in seen:
-        _say(f"  {line}")
+        say(f"  {line}")
     if arguments.repeat == 1:
-        _say("One run of each clip says little of its speed; --repeat 5 says more.")
+        say("One run of each clip says little of its speed; --repeat 5 says more.")
     for line in wrong:
-        _say(f"halfframe demo: error: {' '.join(line.split())}")
+        say(f"halfframe demo: error: {' '.join(line.split())}")
     return 1 if wrong else 0
 
 
@@ -143,7 +146,9 @@ def _variants(strategies: Sequence[str] | None, kind: str) -> list[Variant]:
     ]
 
 
-def _compared(arguments: argparse.Namespace, ready: Generate, kind: str, steps: int, folder: Path) -> Comparison:
+def _compared(
+    arguments: argparse.Namespace, ready: Generate, kind: str, steps: int, folder: Path, say: Callable[[str], None]
+) -> Comparison:
     from halfframe.compare import compare
 
     return compare(
@@ -155,7 +160,7 @@ def _compared(arguments: argparse.Namespace, ready: Generate, kind: str, steps: 
         warm_up_steps=0,
         repeat=arguments.repeat,
         output=folder,
-        progress=_say,
+        progress=say,
         random_weights=False,
         facts={
             "weights": ready.facts["weights"],
@@ -172,8 +177,4 @@ def _reports(comparison: Comparison, folder: Path) -> list[str]:
     if any(line.startswith("report") for line in comparison.lost):
         return []
     page = max(folder.glob("report*.html"), key=lambda path: path.stat().st_mtime)
-    return [f"{page}: {', '.join(row.variant.name for row in comparison.rows)}"]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    return [f"{page}: {'; '.join(row.variant.name for row in comparison.rows)}"]
