@@ -1,6 +1,6 @@
 """Draw seconds against clips from what `suite.py` wrote: its comparison.json, or the older files in results/.
 
-python benchmarks/figure.py benchmarks/results/h200*.json --output benchmarks/results/seconds.png
+python benchmarks/figure.py benchmarks/results/h200-*.json --output benchmarks/results/seconds.png
 """
 
 from __future__ import annotations
@@ -27,25 +27,18 @@ def main() -> None:
     arguments = parser.parse_args()
     clips: dict[str, dict[str, Any]] = {}
     machines = set()
-    for path in arguments.results:
-        data = json.loads(path.read_text())
-        facts = data["facts"]
+    for data in (json.loads(path.read_text()) for path in arguments.results):
+        facts, older = data["facts"], zip(data.get("sections", ()), data.get("figures", ()), strict=True)
         machines.add(facts.get("machine", facts.get("device")))
-        tables = {} if facts.get("offload_model") else {facts.get("video"): data.get("variants")}
-        if "sections" in data:
-            pairs = zip(data["sections"], data["figures"], strict=True)
-            tables = {_named(section["clip"]): lines for section, lines in pairs if not section["offload"]}
-        for clip, lines in tables.items():
+        tables = [(one["clip"].replace("x", " frames ", 1), lines) for one, lines in older if not one["offload"]]
+        if "variants" in data and not facts.get("offload_model"):
+            tables = [(facts["video"], data["variants"])]
+        for clip, lines in tables:
             rival = next(line for line in lines if "fewer steps" in line["name"])
             clips[clip] = {"fewer": rival, **{line["name"]: line for line in lines}}
     if len(machines) != 1:
         raise SystemExit(f"results of one machine are needed, not of {', '.join(sorted(machines))}")
     draw(clips, machines.pop()).savefig(arguments.output)
-
-
-def _named(clip: str) -> str:
-    frames, size = clip.split("x", 1)
-    return f"{frames} frames {size}"
 
 
 def draw(clips: dict[str, dict[str, Any]], device: str) -> Figure:
@@ -57,24 +50,20 @@ def draw(clips: dict[str, dict[str, Any]], device: str) -> Figure:
         lines = [lines[name] for lines in clips.values()]
         bars = axes.bar(
             [group + (number - (len(VARIANTS) - 1) / 2) * width for group in range(len(lines))],
-            [_seconds(line) for line in lines],
+            [line["seconds"] for line in lines],
             width,
             label=label,
         )
         for bar, line in zip(bars, lines, strict=True):
             bar.set_hatch("//" if line["extrapolated"] else "")
             bar.set_edgecolor("white")
-        axes.bar_label(bars, [f"{_seconds(line):.0f} s\n{line['speedup']:.2f}x" for line in lines], fontsize=8)
+        axes.bar_label(bars, [f"{line['seconds']:.0f} s\n{line['speedup']:.2f}x" for line in lines], fontsize=8)
     axes.set_xticks(range(len(clips)), clips)
     axes.set_ylabel("seconds for one clip")
     axes.margins(y=0.15)
     axes.set_title(f"{device}, A14B sizes, random weights; hatched: extrapolated from a few steps", fontsize=9)
     axes.legend(frameon=False, loc="upper left")
     return figure
-
-
-def _seconds(line: dict[str, Any]) -> float:
-    return float(line["seconds"] if "seconds" in line else line["median_seconds"])
 
 
 if __name__ == "__main__":

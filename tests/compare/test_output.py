@@ -71,7 +71,7 @@ def test_json_is_strict_and_says_what_an_infinite_psnr_is(tmp_path: Path) -> Non
     assert data["facts"]["machine"] == "one"
     assert data["absent_metrics"] == {"lpips": "not at hand"}
     halved = data["variants"][1]
-    assert (halved["median_seconds"], halved["speedup"], halved["psnr_db"]) == (16.0, 1.25, 20.0)
+    assert (halved["seconds"], halved["speedup"], halved["psnr_db"]) == (16.0, 1.25, 20.0)
     assert halved["options"]["f"] == "<built-in function max>"
     quality = halved["trials"][0]["quality"]
     assert (quality["psnr_frames"], quality["identical_frames"]) == ([20.0, None], 1)

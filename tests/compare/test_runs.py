@@ -13,7 +13,6 @@ import halfframe
 from halfframe.compare import Run
 from halfframe.compare.budget import Ahead, Budget, shortened
 from halfframe.compare.runs import Passes, by_kind, choose_steps, means
-from halfframe.errors import HalfframeError
 
 from .made_up import (
     ALONE,
@@ -91,12 +90,6 @@ def test_a_short_run_stands_for_the_long_one(high: float) -> None:
     short, long = made_run(3, high, (1, 1)), made_run(20, high, (5, 3))
     assert short.seconds < long.seconds
     assert short.at(20, kinds(20, high, (5, 3)), means([short])) == pytest.approx(long.seconds)
-
-
-def test_no_extrapolation_for_an_expert_that_never_ran() -> None:
-    short = made_run(2)
-    with pytest.raises(HalfframeError, match=r"low-noise expert on 13 latent frames was timed, .* nothing of 14"):
-        short.at(20, kinds(20, FULL), means([short]))
 
 
 def test_what_is_left_of_a_run() -> None:

@@ -22,14 +22,11 @@ def plain_steps(comparison: Comparison, results: Results) -> tuple[float, str] |
     offloading. Else it is the experts' time as the report predicts it, or the measured time of the whole call.
     """
     baseline, predicted, measured = comparison.baseline, results.predicted_speedup, comparison.speedup(results)
-    steps = baseline.steps or 1
-    if comparison.alone:
-        if measured is None:
-            return None
-        plain = baseline.runs[0]
+    steps, plain = baseline.steps or 1, baseline.runs[0]
+    if plain.passes:
+        own, full = comparison.timed(results, results.runs[0]), comparison.timed(baseline, plain)
         rest = plain.rest - plain.parts.get("scheduler", 0.0)
-        step = (comparison.timed(baseline, plain) - rest) / steps
-        return (comparison.timed(results, results.runs[0]) - rest) / step, "measured"
+        return None if own is None or full is None else ((own - rest) / (full - rest) * steps, "measured")
     if predicted:
         return (results.steps or steps) / predicted, "predicted"
     return None if measured is None else (steps / measured, "measured")

@@ -102,6 +102,11 @@ class Results:
         return any(run.steps != self.steps for run in self.runs)
 
     @property
+    def kinds(self) -> dict[Kind, int]:
+        """Forward passes of a run of `steps`, by kind; empty where that cannot be told."""
+        return {} if self.plan is None else by_kind(self.plan)
+
+    @property
     def options(self) -> dict[str, str] | None:
         """The variant's options as text."""
         options = self.variant.options
@@ -193,44 +198,33 @@ class Comparison:
                 found |= trial.quality.absent if trial.quality else {}
         return found
 
-    def timed(self, results: Results, run: Run) -> float:
+    def timed(self, results: Results, run: Run) -> float | None:
         """Seconds of a run of the steps that a variant is about: as measured, or extrapolated by kind of pass.
 
-        A pass takes the mean of its kind in that run, or else in all runs, or else what it took alone.
-
-        Raises:
-            HalfframeError: nothing is known of a kind.
+        A pass takes the mean of its kind in that run, or else in all runs, or else what it took alone; None if nothing
+        is known of a kind.
         """
         if run.steps == results.steps or results.steps is None:
             return run.seconds
-        if results.plan is None:
-            raise HalfframeError("what a run of all steps computes is not known")
-        return run.at(results.steps, by_kind(results.plan), {**self.alone, **self._means(), **means([run])})
+        known = {**self.alone, **self._met, **means([run])}
+        return run.at(results.steps, results.kinds, known) if results.kinds.keys() <= known.keys() else None
 
-    def _means(self) -> dict[Kind, float]:
+    @property
+    def _met(self) -> dict[Kind, float]:
         return means(run for results in self.rows for run in results.runs)
 
-    def untimed(self, results: Results) -> str:
-        """Why the runs of a variant cannot be extrapolated; empty if they can."""
-        if not results.extrapolated:
+    def not_met(self, results: Results) -> str:
+        """Which forward passes of an extrapolated variant no run has, and what becomes of it; empty if all were met."""
+        missing = sorted(results.kinds.keys() - self._met.keys()) if results.extrapolated else []
+        if not missing:
             return ""
-        try:
-            for run in results.runs:
-                self.timed(results, run)
-        except HalfframeError as error:
-            return f"not extrapolated: {error}"
-        return ""
-
-    def borrowed(self, results: Results) -> str:
-        """Which forward passes of a variant no run has, so that those timed alone stand in; empty if all were met."""
-        met = self._means() if results.extrapolated and not self.untimed(results) else None
-        missing = [] if met is None or results.plan is None else sorted(by_kind(results.plan).keys() - met.keys())
-        names = ", ".join(f"the {expert}-noise expert's on {frames} latent frames" for expert, frames in missing)
-        return f"no run has such forward passes, so those timed alone stand in: {names}" if names else ""
+        found = "those timed alone stand in" if set(missing) <= self.alone.keys() else "it is not extrapolated"
+        names = (f"the {expert}-noise expert's on {frames} latent frames" for expert, frames in missing)
+        return f"no run has such forward passes, so {found}: {', '.join(names)}"
 
     def all_seconds(self, results: Results) -> list[float]:
-        """Of every run, see `timed`; none where they cannot be extrapolated."""
-        return [] if self.untimed(results) else [self.timed(results, run) for run in results.runs]
+        """Of every run, see `timed`."""
+        return [seconds for run in results.runs if (seconds := self.timed(results, run)) is not None]
 
     def seconds(self, results: Results) -> float | None:
         """Median over all runs; None without timed ones."""
@@ -238,14 +232,12 @@ class Comparison:
 
     def speedups(self, results: Results) -> list[float]:
         """Seconds of the baseline over those of `results`, run by run: those of one case that were made in one turn."""
-        if self.untimed(results) or self.untimed(self.baseline):
-            return []
         found = []
         for trial in results.trials:
             own = self.baseline.trial(trial.prompt, trial.seed)
-            for plain, run in zip(own.runs if own else (), trial.runs, strict=False):
-                if run.seconds:
-                    found.append(self.timed(self.baseline, plain) / self.timed(results, run))
+            for reference, run in zip(own.runs if own else (), trial.runs, strict=False):
+                plain, seconds = self.timed(self.baseline, reference), self.timed(results, run)
+                found += [plain / seconds] if plain and seconds else []
         return found
 
     def speedup(self, results: Results) -> float | None:
@@ -261,20 +253,21 @@ class Comparison:
 
     def ideal_seconds(self, results: Results) -> float | None:
         """Each forward pass at the time that it takes alone, what is none as in the baseline; None if not known."""
-        if results.plan is None or results.steps is None or not self.alone or not self.baseline.runs:
-            return None
-        counts = by_kind(results.plan)
-        return (
-            self.baseline.runs[0].at(results.steps, counts, self.alone) if counts.keys() <= self.alone.keys() else None
-        )
+        kinds, runs = results.kinds, self.baseline.runs
+        known = kinds and runs and results.steps and kinds.keys() <= self.alone.keys()
+        return runs[0].at(results.steps or 0, kinds, self.alone) if known else None
+
+    def rest_of(self, results: Results) -> float | None:
+        """Seconds of the runs as made that are no forward pass; None where parts are not timed."""
+        return _median([run.rest for run in results.runs if run.passes])
 
     def overhead(self, results: Results) -> float | None:
         """halfframe's own share of the runs as made: what is left of them, less the same in the baseline's."""
-        if not results.reports or not self.alone or not self.baseline.runs:
-            return None
-        own = statistics.median(run.own + run.enabling for run in results.runs)
-        plain = statistics.median(run.own for run in self.baseline.runs)
-        return (own - plain) / statistics.median(run.seconds for run in results.runs)
+        own = _median([run.own + run.enabling for run in results.runs if run.passes and results.reports])
+        plain = _median([run.own for run in self.baseline.runs])
+        return (
+            None if own is None or plain is None else (own - plain) / statistics.median(r.seconds for r in results.runs)
+        )
 
 
 def describe(error: BaseException) -> str:

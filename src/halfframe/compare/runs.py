@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from halfframe.errors import HalfframeError
-
 __all__ = ["EXPERTS", "Kind", "Passes", "Run", "by_kind", "choose_steps", "means"]
 
 EXPERTS = ("high", "low")
@@ -78,20 +76,10 @@ class Run:
 
         Each pass takes what is `known` of its kind; scheduler steps are as long as here, the rest is as it was. A mean
         over all of an expert's passes would be wrong wherever only some of its steps are shortened.
-
-        Raises:
-            HalfframeError: nothing is known of a kind.
         """
         scheduler = self.parts.get("scheduler", 0.0)
-        total = self.rest - scheduler + scheduler * steps / (self.steps or steps)
-        for (expert, frames), count in counts.items():
-            if count and (expert, frames) not in known:
-                raise HalfframeError(
-                    f"no forward pass of the {expert}-noise expert on {frames} latent frames was timed, which says "
-                    f"nothing of {count} such; run more steps"
-                )
-            total += count * known[expert, frames] if count else 0.0
-        return total
+        rest = self.rest - scheduler + scheduler * steps / (self.steps or steps)
+        return rest + sum(count * known[kind] for kind, count in counts.items())
 
 
 def by_kind(report: Mapping[str, Any]) -> dict[Kind, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,8 +14,6 @@ from halfframe.compare.tables import Table, escaped, number
 
 __all__ = ["html_page", "markdown", "plain", "to_dict"]
 
-_Get = Callable[[Comparison, Results], Any]
-
 
 @dataclass(frozen=True, slots=True)
 class _Column:
@@ -24,33 +21,34 @@ class _Column:
 
     Attributes:
         key: its name in the data.
-        name: what heads it; empty if the tables leave it out.
-        get: the figure; None if there is none.
+        name: what heads it; empty where the tables leave it out.
         form: how it is written.
-        unit: behind it.
-        meaning: said below the table.
+        get: the figure; None if there is none.
         more: what else the cell says.
     """
 
     key: str
     name: str
-    get: _Get
-    form: str = ""
-    unit: str = ""
-    meaning: str = ""
+    form: str
+    get: Callable[[Comparison, Results], Any]
     more: Callable[[Comparison, Results], str] = lambda *_: ""
 
     def cell(self, comparison: Comparison, results: Results) -> str:
         value = self.get(comparison, results)
-        return number(value, self.form, self.unit) + self.more(comparison, results) if value is not None else ""
+        return "" if value is None else number(value, self.form) + self.more(comparison, results)
 
 
 def _spread(values: Sequence[float]) -> str:
     return f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
 
 
-def _marked(results: Results) -> str:
+def _marked(_: Comparison, results: Results) -> str:
     return " (ext.)" if results.extrapolated else ""
+
+
+def _speedup(comparison: Comparison, results: Results) -> str:
+    spread = "" if results is comparison.baseline else _spread(comparison.speedups(results))
+    return spread + _marked(comparison, results)
 
 
 def _share(comparison: Comparison, results: Results) -> float | None:
@@ -63,125 +61,54 @@ def _allowed(comparison: Comparison, results: Results) -> float | None:
     return plain / ideal if ideal and plain else None
 
 
-def _identical(results: Results) -> str:
+def _identical(_: Comparison, results: Results) -> str:
     count = sum(trial.quality.identical_frames for trial in results.trials if trial.quality)
     return f" ({count} identical)" if count and math.isfinite(results.mean(lambda q: q.psnr) or 0) else ""
 
 
-def _most(values: Sequence[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)
+def _peak(name: str) -> Callable[[Comparison, Results], float | None]:
+    return lambda _, results: max((getattr(run, name) for run in results.runs if getattr(run, name)), default=None)
 
 
 _COLUMNS = (
-    _Column("steps", "steps", lambda c, r: r.steps, "d"),
-    _Column("clips", "clips", lambda c, r: len(r.trials), "d"),
-    _Column(
-        "median_seconds",
-        "seconds",
-        Comparison.seconds,
-        ".2f",
-        meaning="wall time of the whole call, device synchronised, median over the runs, least and most in brackets",
-        more=lambda c, r: _spread(c.all_seconds(r)) + _marked(r),
-    ),
-    _Column(
-        "speedup",
-        "speed-up",
-        Comparison.speedup,
-        ".2f",
-        "x",
-        "median of the ratios to the baseline's run of the same clip in the same turn",
-        lambda c, r: ("" if r is c.baseline else _spread(c.speedups(r))) + _marked(r),
-    ),
-    _Column("speedups", "", Comparison.speedups),
-    _Column("extrapolated", "", lambda c, r: r.extrapolated),
-    _Column(
-        "predicted_speedup",
-        "predicted",
-        Comparison.predicted_speedup,
-        ".2f",
-        "x",
-        "of the experts' arithmetic alone, by the FLOP model",
-    ),
-    _Column("ideal_seconds", "", Comparison.ideal_seconds),
-    _Column(
-        "ideal_speedup",
-        "passes allow",
-        _allowed,
-        ".2f",
-        "x",
-        "the speed-up if each forward pass took the time that it takes alone, and all else that of the baseline",
-        lambda c, r: _marked(r),
-    ),
-    _Column("share_of_ideal", "share of that", _share, ".1%", more=lambda c, r: _marked(r)),
-    _Column(
-        "rest",
-        "no pass, s",
-        lambda c, r: statistics.median(run.rest for run in r.runs) if c.alone and r.runs else None,
-        ".2f",
-        meaning="seconds of the runs as made that are no forward pass",
-    ),
-    _Column(
-        "overhead",
-        "overhead",
-        Comparison.overhead,
-        "+.2%",
-        meaning="what is left of the runs as made, enabling included, without passes, scheduler, VAE and text encoder, "
-        "less the same in the baseline, in percent of the run",
-    ),
-    _Column("peak_gpu_gib", "peak GPU GiB", lambda c, r: _most([run.peak_gpu_gib for run in r.runs]), ".1f"),
-    _Column(
-        "peak_host_gib",
-        "peak host GiB",
-        lambda c, r: _most([run.peak_host_gib for run in r.runs]),
-        ".1f",
-        meaning="of the process up to then, since it cannot be reset",
-    ),
-    _Column(
-        "mse",
-        "MSE",
-        lambda c, r: r.mean(lambda q: q.mse),
-        ".2e",
-        meaning="mean squared error against the baseline's clip, values in 0..1",
-    ),
-    _Column(
-        "psnr_db",
-        "PSNR dB",
-        lambda c, r: r.mean(lambda q: q.psnr),
-        ".1f",
-        meaning="-10 log10(MSE) per frame, peak 1 (MSE 0.01 is 20 dB), mean over frames that differ from the "
-        "baseline's",
-        more=lambda c, r: _identical(r),
-    ),
-    _Column(
-        "ssim",
-        "SSIM",
-        lambda c, r: r.mean(lambda q: q.ssim),
-        ".3f",
-        meaning="windowed, Gaussian sigma 1.5 (11 pixels), data range 1, mean of channels and frames (scikit-image)",
-    ),
-    _Column(
-        "lpips",
-        "LPIPS",
-        lambda c, r: r.mean(lambda q: q.lpips),
-        ".3f",
-        meaning="AlexNet, mean over frames; 0 = the same",
-    ),
-    _Column(
-        "duplication_ratio",
-        "duplication",
-        lambda c, r: r.duplication_ratio,
-        ".2f",
-        meaning="change within pairs of latent frames over change between pairs, seen in the last video frame of "
-        "each; 1 = no judder, 0 = every latent frame shown twice",
-    ),
-    _Column(
-        "motion_ratio",
-        "motion",
-        lambda c, r: r.mean(lambda q: q.motion_ratio),
-        ".2f",
-        meaning="mean difference of adjacent frames over the baseline's; 1 = as much motion",
-    ),
+    _Column("steps", "steps", "{}", lambda c, r: r.steps),
+    _Column("clips", "clips", "{}", lambda c, r: len(r.trials)),
+    _Column("seconds", "seconds", "{:.2f}", Comparison.seconds, lambda c, r: _spread(c.all_seconds(r)) + _marked(c, r)),
+    _Column("speedup", "speed-up", "{:.2f}x", Comparison.speedup, _speedup),
+    _Column("speedups", "", "", Comparison.speedups),
+    _Column("extrapolated", "", "", lambda c, r: r.extrapolated),
+    _Column("predicted_speedup", "predicted", "{:.2f}x", Comparison.predicted_speedup),
+    _Column("ideal_seconds", "", "", Comparison.ideal_seconds),
+    _Column("ideal_speedup", "passes allow", "{:.2f}x", _allowed, _marked),
+    _Column("share_of_ideal", "share of that", "{:.1%}", _share, _marked),
+    _Column("rest", "no pass, s", "{:.2f}", Comparison.rest_of),
+    _Column("overhead", "overhead", "{:+.2%}", Comparison.overhead),
+    _Column("peak_gpu_gib", "peak GPU GiB", "{:.1f}", _peak("peak_gpu_gib")),
+    _Column("peak_host_gib", "peak host GiB", "{:.1f}", _peak("peak_host_gib")),
+    _Column("mse", "MSE", "{:.2e}", lambda c, r: r.mean(lambda q: q.mse)),
+    _Column("psnr_db", "PSNR dB", "{:.1f}", lambda c, r: r.mean(lambda q: q.psnr), _identical),
+    _Column("ssim", "SSIM", "{:.3f}", lambda c, r: r.mean(lambda q: q.ssim)),
+    _Column("lpips", "LPIPS", "{:.3f}", lambda c, r: r.mean(lambda q: q.lpips)),
+    _Column("duplication_ratio", "duplication", "{:.2f}", lambda c, r: r.duplication_ratio),
+    _Column("motion_ratio", "motion", "{:.2f}", lambda c, r: r.mean(lambda q: q.motion_ratio)),
 )
+_MEANINGS = {
+    "seconds": "wall time of the whole call, device synchronised, median over the runs, least and most in brackets",
+    "speed-up": "median of the ratios to the baseline's run of the same clip in the same turn",
+    "predicted": "of the experts' arithmetic alone, by the FLOP model",
+    "passes allow": "the speed-up if each forward pass took the time that it takes alone, all else as in the baseline",
+    "no pass, s": "seconds of the runs as made that are no forward pass",
+    "overhead": "what is left of the runs as made, enabling included, without passes, scheduler, VAE and text encoder, "
+    "less the same in the baseline, in percent of the run",
+    "peak host GiB": "of the process up to then, since it cannot be reset",
+    "MSE": "mean squared error against the baseline's clip, values in 0..1",
+    "PSNR dB": "-10 log10(MSE) per frame, peak 1 (MSE 0.01 is 20 dB), mean over frames that differ from the baseline's",
+    "SSIM": "windowed, Gaussian sigma 1.5 (11 pixels), data range 1, mean of channels and frames (scikit-image)",
+    "LPIPS": "AlexNet, mean over frames; 0 = the same",
+    "duplication": "change within pairs of latent frames over change between pairs, seen in the last video frame of "
+    "each; 1 = no judder, 0 = every latent frame shown twice",
+    "motion": "mean difference of adjacent frames over the baseline's; 1 = as much motion",
+}
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
@@ -259,7 +186,8 @@ def _facts(comparison: Comparison) -> list[str]:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    notes = [f"{column.name}: {column.meaning}" for column in _shown(comparison) if column.meaning]
+    shown = [column.name for column in _shown(comparison)]
+    notes = [f"{name}: {meaning}" for name, meaning in _MEANINGS.items() if name in shown]
     notes += [f"{name.upper()} is absent: {reason}" for name, reason in comparison.absent.items()]
     for (expert, frames), seconds in comparison.alone.items():
         notes.append(f"one forward pass of the {expert}-noise expert on {frames} latent frames, alone: {seconds:.4f} s")
@@ -270,8 +198,8 @@ def _notes(comparison: Comparison) -> list[str]:
             "likewise, the rest as it was; fewer steps from the baseline's runs"
         )
     for results in comparison.rows:
-        about = [*results.notes, comparison.untimed(results), comparison.borrowed(results)]
-        notes += [f"{results.variant.name}: {note}" for note in about if note]
+        about = [*results.notes, *filter(None, [comparison.not_met(results)])]
+        notes += [f"{results.variant.name}: {note}" for note in about]
     return notes + comparison.notes
 
 
@@ -295,7 +223,7 @@ def _bars(comparison: Comparison) -> list[Bar]:
     for results in comparison.rows:
         seconds, speedup = comparison.seconds(results), comparison.speedup(results)
         if seconds is not None:
-            label = f"{seconds:.2f} s, {number(speedup, '.2f', 'x')}{_marked(results)}"
+            label = f"{seconds:.2f} s, {number(speedup, '{:.2f}x')}{_marked(comparison, results)}"
             bars.append(Bar(results.variant.name, seconds, label, results.variant.options is not None))
     return bars
 
