@@ -161,7 +161,7 @@ def _barred(bars: Sequence[Bar]) -> str:
     longest = max((bar.length for bar in bars), default=0.0) or 1.0
     rows = [
         f'<dt>{html.escape(bar.name)}</dt><dd><span class="{"own" if bar.accelerated else "plain"}" '
-        f'style="width:{60 * bar.length / longest:.1f}%"></span> {html.escape(bar.label)}</dd>'
+        f'style="width:{45 * bar.length / longest:.1f}%"></span> {html.escape(bar.label)}</dd>'
         for bar in bars
     ]
     return f'<h2>Seconds</h2><dl id="bars">{"".join(rows)}</dl>' if rows else ""

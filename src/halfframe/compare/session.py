@@ -56,13 +56,8 @@ class Session:
         quality: whether clips are kept, shown, and measured against the baseline's.
         spots: whether the parts of a run are timed, and each kind of forward pass by itself before the first run.
         budget: for all of it; with fewer steps than `steps`, results are extrapolated. It needs spots.
-        equal_cost: adds the plain pipeline with as many steps as take the same time: `halfframe.compare.equal_cost`.
-        warm_up_steps: of an untimed clip for each variant before the timed ones; where parts are timed, all steps.
-        repeat: timed runs of each clip, the variants in turns.
-        temporal_stride: video frames per latent frame.
-        output: folder for tables, pictures and clips; None for none.
-        resume: go on from what the same session, interrupted, left in `output`, if it left anything.
-        progress: is told, a line at a time, what goes on.
+        equal_cost, warm_up_steps, repeat, temporal_stride, output, resume, progress: as `compare` has them; where parts
+            are timed, a warm-up has all steps.
         facts: for the heading of the tables, beside the machine's and the host's.
         check: ``(name, latents)``: how far the decoded latents are from others, for the tables.
 

@@ -189,6 +189,9 @@ def _notes(comparison: Comparison) -> list[str]:
     shown = [column.name for column in _shown(comparison)]
     notes = [f"{name}: {meaning}" for name, meaning in _MEANINGS.items() if name in shown]
     notes += [f"{name.upper()} is absent: {reason}" for name, reason in comparison.absent.items()]
+    if plan := comparison.baseline.plan:
+        high, low = plan["high"]["steps"], plan["low"]["steps"]
+        notes.append(f"{high + low} steps are {high} of the high-noise expert and {low} of the low-noise expert")
     for (expert, frames), seconds in comparison.alone.items():
         notes.append(f"one forward pass of the {expert}-noise expert on {frames} latent frames, alone: {seconds:.4f} s")
     if any(results.extrapolated for results in comparison.rows):
