@@ -77,7 +77,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _tuned(arguments: argparse.Namespace, say: Callable[[str], None]) -> Tuning:
-    from halfframe.compare import pipelines
+    from halfframe.cli import pipelines
     from halfframe.tuning import BUDGETS, MOVES, tune_cases
 
     require_one_source(arguments)
