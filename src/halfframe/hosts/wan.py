@@ -20,7 +20,7 @@ from halfframe.errors import HalfframeError
 from halfframe.hosts.base import HostDiagnosis, Serve, patch_scheduler
 from halfframe.hosts.patching import Patches, StandIn
 from halfframe.hosts.placement import ExpertPlacement
-from halfframe.hosts.rope import official_positions
+from halfframe.hosts.rope import OfficialPositions
 from halfframe.hosts.source import class_methods, package_version
 from halfframe.report.cost import ExpertShape
 from halfframe.sampling.host import ForwardPass, HostFacts, NoiseSource
@@ -231,6 +231,7 @@ class _RoutedExpert:
         self._expert = expert
         self._run = run
         self._placement = placement
+        self._rope = OfficialPositions(model)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -248,7 +249,7 @@ class _RoutedExpert:
                 if kwargs.get("y") is not None:
                     kwargs["y"] = [made.cut(condition) for condition in kwargs["y"]]
                 kwargs["t"] = made.timestep(kwargs["t"])
-            with official_positions(self._model, made.positions) as model:
+            with self._rope.at(made.positions) as model:
                 prediction: Tensor = model([made.latents], *args, **kwargs)[0]
             self._placement.after_forward(made.step, self._run)
             return prediction
