@@ -8,7 +8,8 @@ import os
 import sys
 import types
 from collections.abc import Iterator
-from typing import Any, NoReturn, TypeVar
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -18,62 +19,26 @@ from halfframe.testing import sdpa_attention
 
 __all__ = ["Group", "check_heads", "end_process", "parallelise", "process_group"]
 
-_T = TypeVar("_T")
-_EXPERTS = ("low_noise_model", "high_noise_model")  # in upstream's order
 
-
+@dataclass(frozen=True)
 class Group:
-    """The processes that make one clip together; one process is a group too.
+    """The processes that make one clip together: this one's rank, their number, and what this one computes on."""
 
-    Attributes:
-        rank: of this process, from 0.
-        size: number of processes.
-        device: what this process computes on.
-    """
-
-    def __init__(self, rank: int, size: int, device: torch.device) -> None:
-        self.rank = rank
-        self.size = size
-        self.device = device
-
-    @property
-    def first(self) -> bool:
-        """Whether this process prints and writes."""
-        return self.rank == 0
+    rank: int
+    size: int
+    device: torch.device
 
     def say(self, text: str) -> None:
         """Print, once."""
-        if self.first:
+        if self.rank == 0:
             print(text, flush=True)
 
-    def agree(self, value: _T) -> _T:
-        """The first process's `value`, in all of them: clocks differ, and what they decide must not."""
-        if self.size == 1:
-            return value
-        values: list[Any] = [value]
-        dist.broadcast_object_list(values, src=0, device=self.device)
-        agreed: _T = values[0]
-        return agreed
-
-    def meet(self) -> None:
-        """Wait for all of them: a process that ends while another still talks to it can take that one down."""
-        if self.size > 1:
-            dist.barrier()
-
-    def gather(self, value: _T) -> list[_T]:
+    def gather(self, value: Any) -> list[Any]:
         """Every process's `value`, by rank."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
         return values
-
-    def require_same(self, what: str, value: Any) -> None:
-        """Fail in every process unless all of them have the same `value`."""
-        values = self.gather(value)
-        if any(other != values[0] for other in values):
-            listed = "; ".join(f"rank {rank}: {other}" for rank, other in enumerate(values))
-            raise HalfframeError(f"the processes differ in {what}: {listed}")
 
 
 @contextlib.contextmanager
@@ -84,14 +49,13 @@ def process_group() -> Iterator[Group]:
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    if size == 1:
-        yield Group(0, 1, device)
-        return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if size > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Group(rank, size, device)
     finally:
-        dist.destroy_process_group()
+        if size > 1:
+            dist.destroy_process_group()
 
 
 def end_process(status: int) -> NoReturn:
@@ -132,9 +96,12 @@ def parallelise(pipe: Any, group: Group, fsdp: bool) -> None:
         # Its attention casts to bfloat16 and leaves casting back to CUDA's autocast, which a CPU has not.
         ulysses: Any = importlib.import_module("wan.distributed.ulysses")
         ulysses.flash_attention = lambda *args, **kwargs: sdpa_attention(*args, **kwargs).float()
-    for name in _EXPERTS:
+    for name in ("low_noise_model", "high_noise_model"):  # in upstream's order
         model = getattr(pipe, name)
-        group.require_same(f"the weights of {name}", _fingerprint(model))
+        first, *_, last = model.parameters()
+        sums = group.gather([float(parameter.double().sum()) for parameter in (first, last)])
+        if sums.count(sums[0]) < group.size:
+            raise HalfframeError(f"the processes have different weights in {name}; build them from one seed: {sums}")
         for block in model.blocks:
             block.self_attn.forward = types.MethodType(parallel.sp_attn_forward, block.self_attn)
         model.forward = types.MethodType(parallel.sp_dit_forward, model)
@@ -151,9 +118,3 @@ def _sharding(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         return {"device_id": device.index}
     return {"device_id": device, "param_dtype": torch.float32, "sync_module_states": False}
-
-
-def _fingerprint(model: torch.nn.Module) -> list[float]:
-    """Enough of the weights to tell that they come from the same seed."""
-    first, *_, last = model.parameters()
-    return [float(parameter.double().sum()) for parameter in (first, last)]

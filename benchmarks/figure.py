@@ -1,6 +1,6 @@
-"""Draw seconds against clips from what `suite.py` wrote.
+"""Draw seconds against clips from what `suite.py` wrote: its comparison.json, or the older files in results/.
 
-python benchmarks/figure.py benchmarks/results/*.json --output benchmarks/results/seconds.png
+python benchmarks/figure.py benchmarks/results/h200-*.json --output benchmarks/results/seconds.png
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ VARIANTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="+", help="suite.json of one machine")
+    parser.add_argument("results", type=Path, nargs="+", help="of one machine")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     clips: dict[str, dict[str, Any]] = {}
-    devices = set()
-    for path in arguments.results:
-        data = json.loads(path.read_text())
-        devices.add(data["facts"]["device"])
-        for section, lines in zip(data["sections"], data["figures"], strict=True):
-            if not section["offload"]:
-                rival = next(line for line in lines if "fewer steps" in line["name"])  # the dearest comes first
-                clips[section["clip"]] = {"fewer": rival, **{line["name"]: line for line in lines}}
-    if len(devices) != 1:
-        raise SystemExit(f"results of one machine are needed, not of {', '.join(sorted(devices))}")
-    draw(clips, devices.pop()).savefig(arguments.output)
+    machines = set()
+    for data in (json.loads(path.read_text()) for path in arguments.results):
+        facts, older = data["facts"], zip(data.get("sections", ()), data.get("figures", ()), strict=True)
+        machines.add(facts.get("machine", facts.get("device")))
+        tables = [(one["clip"].replace("x", " frames ", 1), lines) for one, lines in older if not one["offload"]]
+        if "variants" in data and not facts.get("offload_model"):
+            tables = [(facts["video"], data["variants"])]
+        for clip, lines in tables:
+            rival = next(line for line in lines if "fewer steps" in line["name"])
+            clips[clip] = {"fewer": rival, **{line["name"]: line for line in lines}}
+    if len(machines) != 1:
+        raise SystemExit(f"results of one machine are needed, not of {', '.join(sorted(machines))}")
+    draw(clips, machines.pop()).savefig(arguments.output)
 
 
 def draw(clips: dict[str, dict[str, Any]], device: str) -> Figure:
@@ -56,8 +58,7 @@ def draw(clips: dict[str, dict[str, Any]], device: str) -> Figure:
             bar.set_hatch("//" if line["extrapolated"] else "")
             bar.set_edgecolor("white")
         axes.bar_label(bars, [f"{line['seconds']:.0f} s\n{line['speedup']:.2f}x" for line in lines], fontsize=8)
-    names = [clip.split("x", 1) for clip in clips]
-    axes.set_xticks(range(len(clips)), [f"{count} frames {size}" for count, size in names])
+    axes.set_xticks(range(len(clips)), clips)
     axes.set_ylabel("seconds for one clip")
     axes.margins(y=0.15)
     axes.set_title(f"{device}, A14B sizes, random weights; hatched: extrapolated from a few steps", fontsize=9)

@@ -12,7 +12,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from halfframe.compare import Comparison, Trial, Variant, compare_files, write_video
+from halfframe.compare import Comparison, Run, Trial, Variant, compare_files, write_video
 from halfframe.compare.output import Writer
 from halfframe.compare.quality import Quality
 from halfframe.compare.results import Results
@@ -119,8 +119,8 @@ def test_prompts_names_and_errors_are_no_html(tmp_path: Path) -> None:
     evil = "<img src=x onerror=alert(1)> | </script>"
     quality = Quality(0.01, (20.0,), None, None, None, {"ssim": evil})
     rows = [
-        Results(Variant("baseline"), 4, [Trial(evil, 0, (2.0,), (9, 32, 32, 3), None)]),
-        Results(Variant(evil, {}, note=evil), 4, [Trial(evil, 0, (1.0,), (9, 32, 32, 3), None, quality)], evil),
+        Results(Variant("baseline"), 4, [Trial(evil, 0, (Run(2.0, 4),), (9, 32, 32, 3))]),
+        Results(Variant(evil, {}, note=evil), 4, [Trial(evil, 0, (Run(1.0, 4),), (9, 32, 32, 3), None, quality)], evil),
     ]
     result = Comparison(rows[0], rows[1:], {"prompts": [evil], "machine": evil}, [evil])
     writer = Writer(tmp_path)

@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from halfframe.compare import Comparison, Trial, Variant, compare, compare_files, fewer_steps, markdown, write_video
+from halfframe.compare import (
+    Comparison,
+    Run,
+    Trial,
+    Variant,
+    compare,
+    compare_files,
+    fewer_steps,
+    markdown,
+    write_video,
+)
 from halfframe.compare import output as output_module
 from halfframe.compare import pictures as pictures_module
 from halfframe.compare.extras import require
@@ -26,12 +36,12 @@ def clip(level: int = 100, num_frames: int = 9, height: int = 30, width: int = 4
 def comparison() -> Comparison:
     """A baseline of 20 s, a variant with a figure for everything, and a failed one."""
     quality = Quality(0.01, (20.0, float("inf")), (0.9, 1.0), None, 0.95, {"lpips": "not at hand"})
-    baseline = Results(Variant("baseline"), 20, [Trial("a cat", 0, (20.0,), (2, 16, 16, 3), 1.01)])
+    baseline = Results(Variant("baseline"), 20, [Trial("a cat", 0, (Run(20.0, 20),), (2, 16, 16, 3), 1.01)])
     report = {"predicted_speedup": 1.5, "note": ""}
     halved = Results(
         Variant("halved", {"strategy": "x", "f": max}),
         20,
-        [Trial("a cat", 0, (16.0,), (2, 16, 16, 3), 0.61, quality, report)],
+        [Trial("a cat", 0, (Run(16.0, 20),), (2, 16, 16, 3), 0.61, quality, report)],
     )
     failed = Results(fewer_steps(13, "at equal cost"), 13, [], "RuntimeError: a | b")
     return Comparison(baseline, [halved, failed], {"machine": "one", "prompts": ["a cat", "a dog"]}, ["a remark"])
@@ -61,7 +71,7 @@ def test_json_is_strict_and_says_what_an_infinite_psnr_is(tmp_path: Path) -> Non
     assert data["facts"]["machine"] == "one"
     assert data["absent_metrics"] == {"lpips": "not at hand"}
     halved = data["variants"][1]
-    assert (halved["median_seconds"], halved["speedup"], halved["psnr_db"]) == (16.0, 1.25, 20.0)
+    assert (halved["seconds"], halved["speedup"], halved["psnr_db"]) == (16.0, 1.25, 20.0)
     assert halved["options"]["f"] == "<built-in function max>"
     quality = halved["trials"][0]["quality"]
     assert (quality["psnr_frames"], quality["identical_frames"]) == ([20.0, None], 1)
@@ -134,7 +144,7 @@ def test_files_are_compared_with_the_first(tmp_path: Path) -> None:
     assert brighter.mean(lambda q: q.psnr) == pytest.approx(20, abs=1e-3)
     assert "the video has shape (5, 32, 32, 3)" in short.error
     text = (tmp_path / "out" / "comparison.md").read_text()
-    assert "| same |  | 1 |  |  |  | 0.00e+00 | identical | 1.000 |" in text
+    assert "| same | 1 | 0.00e+00 | identical | 1.000 |" in text
     assert "what they cost to make is not known" in text
     assert "lossy" not in text
     assert {path.name for path in (tmp_path / "out").iterdir()} == {

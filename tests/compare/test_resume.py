@@ -51,10 +51,10 @@ def test_runs_are_made_in_turns_and_their_spread_is_shown(monkeypatch: pytest.Mo
         now[0] += next(seconds)
         return machine(prompt, seed, steps)
 
-    monkeypatch.setattr("halfframe.compare.bench.clock", lambda device, synchronize: now[0])
+    monkeypatch.setattr("halfframe.compare.timing.clock", lambda device, synchronize: now[0])
     result = compare(generate, [fewer_steps(2)], prompts=["a"], steps=4, warm_up_steps=0, repeat=3)
     assert machine.calls == [("a", 4), ("a", 2)] * 3
-    assert result.baseline.trials[0].seconds == (10, 40, 12)
+    assert [run.seconds for run in result.baseline.runs] == [10, 40, 12]
     assert result.speedups(result.variants[0]) == [2, 4, 1.5]
     assert result.speedup(result.variants[0]) == 2
     assert "| fewer steps, 2 | 2 | 1 | 8.00 (5.00 to 10.00) | 2.00x (1.50 to 4.00) |" in markdown(result)
@@ -89,7 +89,7 @@ def test_it_goes_on_wherever_it_was_interrupted(tmp_path: Path, whole: tuple[Pat
     result = compare(then, VARIANTS, output=tmp_path / "out", repeat=2, resume=True, **CASES)
     assert then.calls == [(prompt, steps) for prompt in ("a", "bc") for steps in (4, 3, 2) * 2][last:]
     assert figures(result) == figures(whole[1])
-    assert all(len(trial.seconds) == 2 for row in result.rows for trial in row.trials)
+    assert all(len(trial.runs) == 2 for row in result.rows for trial in row.trials)
     files = [
         sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (whole[0], tmp_path / "out")
     ]

@@ -14,6 +14,7 @@ import torch
 
 from halfframe.compare import (
     ComparisonError,
+    Run,
     Trial,
     Variant,
     compare,
@@ -72,10 +73,10 @@ def test_seconds_are_of_the_call_alone_and_medians_are_compared(monkeypatch: pyt
         now[0] += next(costs)
         return grey(prompt, seed, steps)
 
-    monkeypatch.setattr("halfframe.compare.bench.clock", lambda device, synchronize: now[0])
+    monkeypatch.setattr("halfframe.compare.timing.clock", lambda device, synchronize: now[0])
     result = compare(generate, [fewer_steps(2)], prompts=["a"], seeds=[0, 1, 2], steps=4, warm_up_steps=0)
-    assert result.baseline.seconds == 20
-    assert result.variants[0].seconds == 5
+    assert result.seconds(result.baseline) == 20
+    assert result.seconds(result.variants[0]) == 5
     assert result.speedups(result.variants[0]) == [2, 3, 5]
     assert result.speedup(result.variants[0]) == 3
 
@@ -107,8 +108,8 @@ def test_a_variant_that_raises_is_named_and_the_others_go_on(tmp_path: Path) -> 
 
 
 def test_a_speed_up_is_over_the_cases_that_were_finished(monkeypatch: pytest.MonkeyPatch) -> None:
-    baseline = Results(Variant("baseline"), 4, [Trial("a", 0, (10.0,), (), None), Trial("a", 1, (90.0,), (), None)])
-    stopped = Results(Variant("v"), 4, [Trial("a", 0, (5.0,), (), None)], "RuntimeError: later")
+    baseline = Results(Variant("baseline"), 4, [Trial("a", 0, (Run(10.0, 4),)), Trial("a", 1, (Run(90.0, 4),))])
+    stopped = Results(Variant("v"), 4, [Trial("a", 0, (Run(5.0, 4),))], "RuntimeError: later")
     assert Comparison(baseline, [stopped]).speedup(stopped) == 2
 
 
@@ -185,13 +186,13 @@ def test_diffusers_pipeline_is_compared() -> None:
     assert result.facts["shift"] == 12.0
 
 
-def trial(seconds: float, predicted: float | None = None) -> Trial:
+def trial(seconds: float, predicted: float | None = None, steps: int = 20) -> Trial:
     report = None if predicted is None else {"predicted_speedup": predicted}
-    return Trial("a", 0, (seconds,), (5, 16, 16, 3), None, None, report)
+    return Trial("a", 0, (Run(seconds, steps),), (5, 16, 16, 3), report=report)
 
 
 def halved_results(name: str, seconds: float, predicted: float | None, steps: int = 20) -> Results:
-    return Results(Variant(name, {}), steps, [trial(seconds, predicted)])
+    return Results(Variant(name, {}), steps, [trial(seconds, predicted, steps)])
 
 
 def test_equal_cost_is_predicted_time_or_else_measured_time() -> None:
@@ -208,7 +209,7 @@ def test_equal_cost_is_predicted_time_or_else_measured_time() -> None:
     steps, notes, _ = of(halved_results("g", 80, 1.62), halved_results("h", 80, 1.61))
     assert (len(steps), notes[0].count("predicted cost of")) == (1, 2)
     assert of(halved_results("g", 80, 1.6), halved_results("h", 80, 1.61))[0] == [13, 12]
-    asked_for = Results(fewer_steps(13), 13, [trial(60)])
+    asked_for = Results(fewer_steps(13), 13, [trial(60, steps=13)])
     for _ in range(2):  # going on asks again
         steps, _, _ = of(asked_for, halved_results("h", 80, 1.6))
         assert (steps, asked_for.variant.note) == ([], "at the predicted cost of h (12.5 plain steps)")
@@ -290,5 +291,5 @@ def test_a_busy_machine_is_said() -> None:
         return grey(prompt, seed, steps)
 
     result = compare(waiting, [fewer_steps(2)], prompts=["a"], steps=4, warm_up_steps=0)
-    assert result.variants[0].trials[0].cpu_seconds
+    assert result.variants[0].runs[0].cpu_seconds is not None
     assert any("1 of 1 runs had the processor for less than 80 %" in note for note in result.variants[0].notes)

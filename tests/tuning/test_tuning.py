@@ -13,7 +13,7 @@ import halfframe
 from halfframe.compare.report_page import read_sheets
 from halfframe.errors import OptionError
 from halfframe.testing import tiny_diffusers_t2v, tiny_wan_t2v
-from halfframe.tuning import tune, tune_cases
+from halfframe.tuning import Measured, Tuning, tune, tune_cases
 from halfframe.tuning.frontier import table
 from halfframe.tuning.replay import final_latents
 
@@ -157,6 +157,25 @@ def test_tuning_ends_in_recipes_that_cost_no_more_than_asked(tmp_path: Path) -> 
     assert len(again.chosen) == 2
     with pytest.raises(OptionError, match=r"other settings \(cases differ\)"):
         tune_cases(host.pipe, host, 1, **arguments)
+
+
+def test_the_rival_of_equal_cost_is_the_nearest_and_of_those_the_best() -> None:
+    def measured(cost: float, error: float, kind: str = "fewer steps") -> Measured:
+        return Measured(halfframe.Recipe(("full",)), cost, None, error, (error,), kind)
+
+    rivals = (measured(2, 0.3), measured(3, 0.2), measured(3, 0.1), measured(4, 0.05), measured(3.4, 0.01, "other"))
+    tuning = Tuning(5, (), (), (), rivals, 1.0)
+    costs = (1.0, 2.4, 2.5, 3.4, 3.5, 4.9)
+    found = [tuning.rival(cost, "fewer steps") for cost in costs]
+    assert [(one.cost, one.error) for one in found if one] == [
+        (2, 0.3),
+        (2, 0.3),
+        (3, 0.1),
+        (3, 0.1),
+        (4, 0.05),
+        (4, 0.05),
+    ]
+    assert tuning.rival(3.0, "truncated guidance") is None
 
 
 def test_a_log_that_was_cut_off_is_read_up_to_there(tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _compared(arguments: argparse.Namespace) -> Comparison:
-    from halfframe.compare import compare, compare_files, pipelines
+    from halfframe.cli import pipelines
+    from halfframe.compare import compare, compare_files
 
     require_one_source(arguments, VIDEO_files=arguments.videos)
     facts = {"command": shlex.join(["halfframe", *sys.argv[1:]])}

@@ -44,7 +44,7 @@ def guidance_from(arguments: argparse.Namespace) -> Guidance:
 
 
 def add_pipeline(parser: argparse.ArgumentParser) -> None:
-    """Which pipeline is loaded, and what it makes: see `halfframe.compare.pipelines.load`."""
+    """Which pipeline is loaded, and what it makes: see `halfframe.cli.pipelines.load`."""
     source = parser.add_argument_group("a pipeline, one of")
     source.add_argument("--tiny", action="store_true", help="a small official pipeline of random weights, on the CPU")
     source.add_argument(

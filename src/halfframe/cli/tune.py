@@ -67,7 +67,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _tuned(arguments: argparse.Namespace) -> int:
-    from halfframe.compare import pipelines  # not at the top: --help needs no torch
+    from halfframe.cli import pipelines  # not at the top: --help needs no torch
     from halfframe.tuning import BUDGETS, MOVES, tune_cases
     from halfframe.tuning.frontier import table
 

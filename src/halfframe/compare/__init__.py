@@ -9,21 +9,27 @@ compare(generate, variants, prompts=["a red ball rolls over stripes"], steps=20,
 Needs the extra ``halfframe[compare]``; `import halfframe` alone imports nothing of it.
 """
 
+from halfframe.compare.budget import Budget
 from halfframe.compare.files import compare_files
 from halfframe.compare.generators import Generate, diffusers_generate, official_generate
 from halfframe.compare.metrics import Video, latent_duplication_ratio, video_duplication_ratio
 from halfframe.compare.quality import Quality, quality
 from halfframe.compare.results import Comparison, ComparisonError, Results, Trial, Variant, fewer_steps
 from halfframe.compare.runner import compare
+from halfframe.compare.runs import Run
+from halfframe.compare.session import Session
 from halfframe.compare.summary import markdown
 from halfframe.compare.videos import as_video, read_video, write_video
 
 __all__ = [
+    "Budget",
     "Comparison",
     "ComparisonError",
     "Generate",
     "Quality",
     "Results",
+    "Run",
+    "Session",
     "Trial",
     "Variant",
     "Video",

@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 from halfframe.compare.results import Comparison, Results, fewer_steps
 
-__all__ = ["equal_steps", "rivals"]
+__all__ = ["nearest", "plain_steps", "rivals"]
 
 
-def equal_steps(seconds: float, rest: float, step: float, steps: int) -> int | None:
-    """Steps of a plain run nearest to `seconds`; None if they are all of `steps`.
+def nearest(cost: float, costs: Iterable[float]) -> float:
+    """The one rule of equal cost: of what rivals cost, the nearest; of two equally near ones the dearer."""
+    return min(costs, key=lambda other: (abs(other - cost), -other))
 
-    Args:
-        seconds: what the rival takes.
-        rest: what of a plain run is none of its steps, and stays with fewer of them.
-        step: what one of its steps takes.
-        steps: of the baseline.
+
+def plain_steps(comparison: Comparison, results: Results) -> tuple[float, str] | None:
+    """How many steps of the baseline take the time of a variant, and how that is known; None if it is not.
+
+    Where parts were timed it is the time of the first run, without what stays with fewer steps: VAE, text encoder,
+    offloading. Else it is the experts' time as the report predicts it, or the measured time of the whole call.
     """
-    count = max(1, math.floor((seconds - rest) / step + 0.5))
-    return count if count < steps else None
+    baseline, predicted, measured = comparison.baseline, results.predicted_speedup, comparison.speedup(results)
+    steps, plain = baseline.steps or 1, baseline.runs[0]
+    if plain.passes:
+        own, full = comparison.timed(results, results.runs[0]), comparison.timed(baseline, plain)
+        rest = plain.rest - plain.parts.get("scheduler", 0.0)
+        return None if own is None or full is None else ((own - rest) / (full - rest) * steps, "measured")
+    if predicted:
+        return (results.steps or steps) / predicted, "predicted"
+    return None if measured is None else (steps / measured, "measured")
 
 
 def rivals(comparison: Comparison) -> list[Results]:
     """A plain variant for each halved one that has finished a clip; one for those that come to the same steps.
 
-    What counts is the experts' time as the report predicts it, or where it predicts none the measured time of the call.
     A variant that saves less than half a step has no rival, and a note says so.
     """
     matched: dict[int, list[str]] = {}
     baseline = comparison.baseline.steps or 1
     for results in comparison.variants:
-        if results.variant.options is None or not results.trials:
+        cost = plain_steps(comparison, results) if results.variant.options is not None and results.trials else None
+        if cost is None:
             continue
-        predicted, measured = results.predicted_speedup, comparison.speedup(results)
-        kind = "predicted" if predicted else "measured"
-        if predicted:
-            exact = (results.steps or baseline) / predicted
-        elif measured:
-            exact = baseline / measured
-        else:
-            continue
-        steps = equal_steps(exact, 0.0, 1.0, baseline)
-        if steps is None:
+        exact, kind = cost
+        steps = int(nearest(exact, range(1, baseline + 1)))
+        if steps == baseline:
             comparison.notes.append(
                 f"{results.variant.name} costs as much as {exact:.1f} plain steps ({kind}) of {baseline}, so no "
                 "variant with fewer steps stands beside it."

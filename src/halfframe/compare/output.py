@@ -19,7 +19,7 @@ from halfframe.compare import pictures
 from halfframe.compare.extras import require
 from halfframe.compare.report_page import clip_sheets, read_sheets
 from halfframe.compare.results import Comparison, describe
-from halfframe.compare.summary import html_page, markdown
+from halfframe.compare.summary import html_page, markdown, to_dict
 from halfframe.compare.unfinished import Unfinished
 from halfframe.compare.videos import FPS, write_video
 
@@ -84,7 +84,7 @@ class Writer:
         """The comparison, and what a later call has to know to go on."""
         assert self.folder is not None
         files = [[*key, str(path.relative_to(self.folder))] for key, path in self._paths.items()]
-        data = {**comparison.to_dict(), "files": files, "unfinished": self.unfinished and self.unfinished.path.name}
+        data = {**to_dict(comparison), "files": files, "unfinished": self.unfinished and self.unfinished.path.name}
         return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
     def clip(self, comparison: Comparison, video: npt.NDArray[np.uint8], case: str, name: str) -> None:

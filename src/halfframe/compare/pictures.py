@@ -28,34 +28,17 @@ _PAPER = (255, 255, 255)
 def strip(clips: Mapping[str, Clip], caption: str = "", columns: int = 6, tile_width: int = 240) -> Any:
     """A PIL picture: a row per clip ``(F, H, W, 3)``, labelled, with up to `columns` frames spread over its length.
 
-    Columns are headed by the number of the video frame, from 0; small frames are enlarged without smoothing.
+    Frames are numbered from 0; small ones are enlarged without smoothing.
     """
-    image, draw_module = require("PIL.Image", "draw pictures"), require("PIL.ImageDraw", "draw pictures")
     shortest = min(len(clip) for clip in clips.values())
     columns = min(columns, shortest)
     # Middles of equal parts: from first to last in whole latent pairs would show kept latent frames only.
     numbers = [int((i + 0.5) * shortest / columns) for i in range(columns)]
-    tiles = {name: [_resized(clip[number], tile_width) for number in numbers] for name, clip in clips.items()}
-    label_width = 2 * _GAP + max(_text_width(line) for name in clips for line in _wrapped(name))
-    lines = _wrapped(caption, 110) if caption else []
-    top = _GAP + (_TEXT + 6) * (len(lines) + 1)
-    width = label_width + len(numbers) * (tile_width + _GAP)
-    height = top + sum(row[0].height + _GAP for row in tiles.values())
-    width = max([width, *(2 * _GAP + _text_width(line) for line in lines)])
-    canvas = image.new("RGB", (width, height), _PAPER)
-    draw = draw_module.Draw(canvas)
-    for i, line in enumerate(lines):
-        draw.text((_GAP, _GAP + i * (_TEXT + 6)), line, fill=_INK, font=_font())
-    for column, number in enumerate(numbers):
-        x = label_width + column * (tile_width + _GAP)
-        draw.text((x, top - _TEXT - 6), f"frame {number}", fill=_INK, font=_font())
-    y = top
-    for name, row in tiles.items():
-        draw.multiline_text((_GAP, y), "\n".join(_wrapped(name)), fill=_INK, font=_font())
-        for column, tile in enumerate(row):
-            canvas.paste(tile, (label_width + column * (tile_width + _GAP), y))
-        y += row[0].height + _GAP
-    return canvas
+    labels = [
+        f"{name}, frame {number}" if number == numbers[0] else f"frame {number}" for name in clips for number in numbers
+    ]
+    tiles = [clip[number] for clip in clips.values() for number in numbers]
+    return _sheet(list(zip(labels, tiles, strict=True)), columns, tile_width, caption)
 
 
 def beside(clips: Mapping[str, Clip], columns: int = 3, widest: int = 1920) -> Clip:
@@ -63,29 +46,29 @@ def beside(clips: Mapping[str, Clip], columns: int = 3, widest: int = 1920) -> C
 
     Panels are shrunk so that a row is at most `widest` pixels; small ones are enlarged without smoothing.
     """
-    image, draw_module = require("PIL.Image", "draw pictures"), require("PIL.ImageDraw", "draw pictures")
     columns = min(columns, len(clips))
-    source = max(clip.shape[2] for clip in clips.values())
-    tile_width = min((widest - _GAP * (columns - 1)) // columns, max(source, 320))
-    labels = {name: _wrapped(name, max(12, tile_width // 9)) for name in clips}
-    label_height = (_TEXT + 6) * max(map(len, labels.values())) + _GAP
-    tile_height = max(_resized(clip[0], tile_width).height for clip in clips.values())
-    rows = math.ceil(len(clips) / columns)
-    width = columns * (tile_width + _GAP) - _GAP
-    blank = image.new("RGB", (width, rows * (tile_height + label_height)), _PAPER)
-    draw = draw_module.Draw(blank)
-    corners = {}
-    for index, name in enumerate(clips):
-        x, y = index % columns * (tile_width + _GAP), index // columns * (tile_height + label_height)
-        draw.multiline_text((x + 4, y + 2), "\n".join(labels[name]), fill=_INK, font=_font())
-        corners[name] = (x, y + label_height)
-    frames = []
-    for number in range(min(len(clip) for clip in clips.values())):
-        frame = blank.copy()
-        for name, clip in clips.items():
-            frame.paste(_resized(clip[number], tile_width), corners[name])
-        frames.append(np.asarray(frame))
-    return np.stack(frames)
+    width = min((widest - _GAP * (columns - 1)) // columns, max(320, *(clip.shape[2] for clip in clips.values())))
+    frames = zip(*clips.values(), strict=False)
+    return np.stack([np.asarray(_sheet(list(zip(clips, tiles, strict=True)), columns, width)) for tiles in frames])
+
+
+def _sheet(tiles: Sequence[tuple[str, Clip]], columns: int, width: int, caption: str = "") -> Any:
+    """A PIL picture of frames ``(H, W, 3)`` in rows, each of that width and with its label above it."""
+    image, draw_module = require("PIL.Image", "draw pictures"), require("PIL.ImageDraw", "draw pictures")
+    pictures = [_resized(frame, width) for _, frame in tiles]
+    labels = [_wrapped(label, max(12, width // 9)) for label, _ in tiles]
+    whole_width = columns * (width + _GAP) - _GAP
+    lines = _wrapped(caption, max(24, whole_width // 9)) if caption else []
+    top, label_height = (_TEXT + 6) * len(lines), (_TEXT + 6) * max(map(len, labels)) + _GAP
+    row_height = max(picture.height for picture in pictures) + label_height
+    canvas = image.new("RGB", (whole_width, top + math.ceil(len(tiles) / columns) * row_height), _PAPER)
+    draw, font = draw_module.Draw(canvas), require("PIL.ImageFont", "draw pictures").load_default(_TEXT)
+    draw.multiline_text((4, 2), "\n".join(lines), fill=_INK, font=font)
+    for index, (label, picture) in enumerate(zip(labels, pictures, strict=True)):
+        x, y = index % columns * (width + _GAP), top + index // columns * row_height
+        draw.multiline_text((x + 4, y + 2), "\n".join(label), fill=_INK, font=font)
+        canvas.paste(picture, (x, y + label_height))
+    return canvas
 
 
 def plot(comparison: Comparison, path: str | Path) -> None:
@@ -152,13 +135,5 @@ def _resized(frame: Clip, width: int) -> Any:
     return picture.resize((width, height), method)
 
 
-def _font() -> Any:
-    return require("PIL.ImageFont", "draw pictures").load_default(_TEXT)
-
-
-def _text_width(text: str) -> int:
-    return math.ceil(float(_font().getlength(text)))
-
-
-def _wrapped(text: str, width: int = 18) -> list[str]:
+def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width) or [""]

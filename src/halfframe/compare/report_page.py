@@ -21,7 +21,7 @@ from halfframe.compare.extras import require
 from halfframe.compare.tables import Table
 from halfframe.compare.videos import FPS
 
-__all__ = ["Frontier", "clip_sheets", "page", "read_sheets"]
+__all__ = ["Bar", "Frontier", "clip_sheets", "page", "read_sheets"]
 
 _WIDEST = 400
 """Pixels: wider clips are shrunk, since several stand beside each other."""
@@ -46,6 +46,16 @@ class Frontier:
     groups: Mapping[str, Sequence[tuple[str, float, float]]]
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What one variant took: `label` is written behind a bar of `length`, in the colour of its kind."""
+
+    name: str
+    length: float
+    label: str
+    accelerated: bool
+
+
 def page(
     title: str,
     lead: str,
@@ -53,6 +63,7 @@ def page(
     cases: Sequence[Mapping[str, Any]] = (),
     frontier: Frontier | None = None,
     notes: Iterable[str] = (),
+    bars: Sequence[Bar] = (),
 ) -> str:
     """The page as text; nothing in the arguments is taken as HTML.
 
@@ -63,6 +74,7 @@ def page(
         cases: of `clip_sheets`.
         frontier: None for none.
         notes: a list at the end.
+        bars: of a plot of seconds.
     """
     kept: list[Mapping[str, Any]] = []
     size, notes = 0, list(notes)
@@ -82,6 +94,7 @@ def page(
             f"#frontier .series-{i} {{ fill: var(--series-{i}); stroke: var(--series-{i}); }}" for i in range(4)
         ),
         "frontier": "" if frontier is None else _drawn(frontier),
+        "bars": _barred(bars),
         "tables": "\n".join(["<h2>Figures</h2>", *shown]),
         "notes": '<ul class="notes">' + "".join(f"<li>{html.escape(note)}</li>" for note in notes) + "</ul>",
         "data": data,
@@ -141,6 +154,17 @@ def read_sheets(path: Path) -> list[dict[str, Any]]:
         return list(json.loads(found[1])) if found else []
     except (OSError, ValueError):
         return []
+
+
+def _barred(bars: Sequence[Bar]) -> str:
+    """The plot of seconds."""
+    longest = max((bar.length for bar in bars), default=0.0) or 1.0
+    rows = [
+        f'<dt>{html.escape(bar.name)}</dt><dd><span class="{"own" if bar.accelerated else "plain"}" '
+        f'style="width:{60 * bar.length / longest:.1f}%"></span> {html.escape(bar.label)}</dd>'
+        for bar in bars
+    ]
+    return f'<h2>Seconds</h2><dl id="bars">{"".join(rows)}</dl>' if rows else ""
 
 
 def _drawn(frontier: Frontier) -> str:

@@ -1,4 +1,4 @@
-"""What is compared, and what comes of it: variants, their runs, and the whole comparison as plain data."""
+"""What is compared, and what comes of it: variants, their runs, and the whole comparison."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import math
 import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from halfframe.compare.quality import Quality
+from halfframe.compare.runs import Kind, Run, by_kind, means
 from halfframe.errors import HalfframeError, OptionError
+from halfframe.sampling.strategy import Strategy
 
-__all__ = ["Comparison", "ComparisonError", "Results", "Trial", "Variant", "describe", "fewer_steps", "plain"]
+__all__ = ["Comparison", "ComparisonError", "Results", "Trial", "Variant", "describe", "fewer_steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,42 +52,59 @@ class Trial:
     Attributes:
         prompt: what was asked for; empty if it is not known.
         seed: of its noise; None if it is not known.
-        seconds: wall time of each run, device synchronised; none for a clip that was read from a file.
-        shape: of the video, ``(F, H, W, 3)``.
+        runs: that made it, in their order; none for a clip that was read from a file.
+        shape: of the video, ``(F, H, W, 3)``; empty where it was not looked at.
         duplication_ratio: see `halfframe.compare.video_duplication_ratio`.
         quality: against the baseline's clip of the same prompt and seed; None for the baseline itself.
-        report: halfframe's report of the run as plain data; None for a plain run.
-        cpu_seconds: of this process during each run; none if it was not read.
+        report: halfframe's report of the first run as plain data; None for a plain one.
     """
 
     prompt: str
     seed: int | None
-    seconds: tuple[float, ...]
-    shape: tuple[int, ...]
-    duplication_ratio: float | None
+    runs: tuple[Run, ...] = ()
+    shape: tuple[int, ...] = ()
+    duplication_ratio: float | None = None
     quality: Quality | None = None
     report: Mapping[str, Any] | None = None
-    cpu_seconds: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
 class Results:
-    """Everything known of one variant so far; `error` says why it stopped, if it did."""
+    """Everything known of one variant so far.
+
+    Attributes:
+        variant: what was asked for.
+        steps: that it is about; a run of fewer is extrapolated to them.
+        trials: a finished clip each.
+        error: why it stopped, if it did.
+        plan: what a run of `steps` is going to compute, as halfframe's report; None where that cannot be told.
+    """
 
     variant: Variant
     steps: int | None
     trials: list[Trial] = field(default_factory=list)
     error: str = ""
+    plan: Mapping[str, Any] | None = None
 
     @property
-    def seconds(self) -> float | None:
-        """Median over all runs; None without timed ones."""
-        return _median(self.all_seconds)
+    def runs(self) -> list[Run]:
+        """Of every trial."""
+        return [run for trial in self.trials for run in trial.runs]
 
     @property
-    def all_seconds(self) -> list[float]:
-        """Of every run of every trial."""
-        return [seconds for trial in self.trials for seconds in trial.seconds]
+    def reports(self) -> list[Mapping[str, Any]]:
+        """Of every trial that has one."""
+        return [trial.report for trial in self.trials if trial.report]
+
+    @property
+    def extrapolated(self) -> bool:
+        """Whether its runs have other steps than it is about."""
+        return any(run.steps != self.steps for run in self.runs)
+
+    @property
+    def kinds(self) -> dict[Kind, int]:
+        """Forward passes of a run of `steps`, by kind; empty where that cannot be told."""
+        return {} if self.plan is None else by_kind(self.plan)
 
     @property
     def options(self) -> dict[str, str] | None:
@@ -102,21 +121,24 @@ class Results:
         """Of the experts' time against as many plain steps, by the latest report; 1 for a plain variant."""
         if self.variant.options is None:
             return 1.0
-        reports = [trial.report for trial in self.trials if trial.report]
+        reports = [self.plan] if self.plan is not None and self.extrapolated else self.reports
         value = reports[-1].get("predicted_speedup") if reports else None
         return None if value is None else float(value)
 
     @property
     def notes(self) -> list[str]:
-        """Remarks: the variant's own, why nothing was skipped, which metrics are absent, what went wrong."""
+        """Remarks: the variant's own, why nothing was skipped, how far the times can be trusted, what went wrong."""
         notes = [self.variant.note] if self.variant.note else []
-        reports = [trial.report for trial in self.trials if trial.report is not None]
-        notes += [f"nothing was skipped in time: {report['note']}" for report in reports if _idle(report)]
-        pairs = [pair for trial in self.trials for pair in zip(trial.seconds, trial.cpu_seconds, strict=False)]
-        busy = [pair for pair in pairs if pair[1] < 0.8 * pair[0]]
+        notes += [f"nothing was skipped in time: {report['note']}" for report in self.reports if _idle(report)]
+        notes += [f"prefetch {report['prefetch']}" for report in self.reports if report.get("prefetch")]
+        notes += [f"latents off by {run.off_by:.1e}" for run in self.runs if run.off_by is not None]
+        if not all(run.finite for run in self.runs):
+            notes.append("latents that are not finite: these times say nothing")
+        known = [run for run in self.runs if run.cpu_seconds is not None]
+        busy = [run for run in known if (run.cpu_seconds or 0.0) < 0.8 * run.seconds]
         if busy:
             notes.append(
-                f"{len(busy)} of {len(pairs)} runs had the processor for less than 80 % of their time: the "
+                f"{len(busy)} of {len(known)} runs had the processor for less than 80 % of their time: the "
                 "machine is busy, and the seconds say little"
             )
         if self.error:
@@ -143,6 +165,9 @@ class Comparison:
         facts: machine, versions, sizes: the heading of every table.
         notes: remarks on the whole.
         lost: files that were not written, and why.
+        run_steps: steps that are run in place of the baseline's; None where as many.
+        alone: seconds of one forward pass of each kind by itself; empty where parts are not timed.
+        rest: seconds that a run takes beside its passes, as far as can be told before the first.
     """
 
     baseline: Results
@@ -150,6 +175,9 @@ class Comparison:
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    run_steps: int | None = None
+    alone: dict[Kind, float] = field(default_factory=dict)
+    rest: float = 0.0
 
     @property
     def rows(self) -> list[Results]:
@@ -170,18 +198,51 @@ class Comparison:
                 found |= trial.quality.absent if trial.quality else {}
         return found
 
-    def speedup(self, results: Results) -> float | None:
-        """Median of `speedups`; None without timed runs."""
-        return _median(self.speedups(results))
+    def timed(self, results: Results, run: Run) -> float | None:
+        """Seconds of a run of the steps that a variant is about: as measured, or extrapolated by kind of pass.
+
+        A pass takes the mean of its kind in that run, or else in all runs, or else what it took alone; None if nothing
+        is known of a kind.
+        """
+        if run.steps == results.steps or results.steps is None:
+            return run.seconds
+        known = {**self.alone, **self._met, **means([run])}
+        return run.at(results.steps, results.kinds, known) if results.kinds.keys() <= known.keys() else None
+
+    @property
+    def _met(self) -> dict[Kind, float]:
+        return means(run for results in self.rows for run in results.runs)
+
+    def not_met(self, results: Results) -> str:
+        """Which forward passes of an extrapolated variant no run has, and what becomes of it; empty if all were met."""
+        missing = sorted(results.kinds.keys() - self._met.keys()) if results.extrapolated else []
+        if not missing:
+            return ""
+        found = "those timed alone stand in" if set(missing) <= self.alone.keys() else "it is not extrapolated"
+        names = (f"the {expert}-noise expert's on {frames} latent frames" for expert, frames in missing)
+        return f"no run has such forward passes, so {found}: {', '.join(names)}"
+
+    def all_seconds(self, results: Results) -> list[float]:
+        """Of every run, see `timed`."""
+        return [seconds for run in results.runs if (seconds := self.timed(results, run)) is not None]
+
+    def seconds(self, results: Results) -> float | None:
+        """Median over all runs; None without timed ones."""
+        return _median(self.all_seconds(results))
 
     def speedups(self, results: Results) -> list[float]:
         """Seconds of the baseline over those of `results`, run by run: those of one case that were made in one turn."""
         found = []
         for trial in results.trials:
             own = self.baseline.trial(trial.prompt, trial.seed)
-            pairs = zip(own.seconds, trial.seconds, strict=False) if own else ()
-            found += [baseline / seconds for baseline, seconds in pairs if seconds]
+            for reference, run in zip(own.runs if own else (), trial.runs, strict=False):
+                plain, seconds = self.timed(self.baseline, reference), self.timed(results, run)
+                found += [plain / seconds] if plain and seconds else []
         return found
+
+    def speedup(self, results: Results) -> float | None:
+        """Median of `speedups`; None without timed runs."""
+        return _median(self.speedups(results))
 
     def predicted_speedup(self, results: Results) -> float | None:
         """By the experts' predicted time alone: the report's figure times the ratio of the steps; None if not known."""
@@ -190,37 +251,23 @@ class Comparison:
             return None
         return own / reference * self.baseline.steps / results.steps
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON. An infinite PSNR is null, and ``identical_frames`` says why."""
-        return {
-            "facts": plain(self.facts),
-            "notes": self.notes,
-            "absent_metrics": self.absent,
-            "baseline": self.baseline.variant.name,
-            "variants": [self._row(results) for results in self.rows],
-        }
+    def ideal_seconds(self, results: Results) -> float | None:
+        """Each forward pass at the time that it takes alone, what is none as in the baseline; None if not known."""
+        kinds, runs = results.kinds, self.baseline.runs
+        known = kinds and runs and results.steps and kinds.keys() <= self.alone.keys()
+        return runs[0].at(results.steps or 0, kinds, self.alone) if known else None
 
-    def _row(self, results: Results) -> dict[str, Any]:
-        row = {
-            "name": results.variant.name,
-            "options": results.options,
-            "steps": results.steps,
-            "note": results.variant.note,
-            "notes": results.notes,
-            "error": results.error or None,
-            "median_seconds": results.seconds,
-            "speedup": self.speedup(results),
-            "speedups": self.speedups(results),
-            "predicted_speedup": self.predicted_speedup(results),
-            "mse": results.mean(lambda q: q.mse),
-            "psnr_db": results.mean(lambda q: q.psnr),
-            "ssim": results.mean(lambda q: q.ssim),
-            "lpips": results.mean(lambda q: q.lpips),
-            "motion_ratio": results.mean(lambda q: q.motion_ratio),
-            "duplication_ratio": results.duplication_ratio,
-            "trials": [_trial(trial) for trial in results.trials],
-        }
-        return dict(plain(row))
+    def rest_of(self, results: Results) -> float | None:
+        """Seconds of the runs as made that are no forward pass; None where parts are not timed."""
+        return _median([run.rest for run in results.runs if run.passes])
+
+    def overhead(self, results: Results) -> float | None:
+        """halfframe's own share of the runs as made: what is left of them, less the same in the baseline's."""
+        own = _median([run.own + run.enabling for run in results.runs if run.passes and results.reports])
+        plain = _median([run.own for run in self.baseline.runs])
+        return (
+            None if own is None or plain is None else (own - plain) / statistics.median(r.seconds for r in results.runs)
+        )
 
 
 def describe(error: BaseException) -> str:
@@ -237,7 +284,8 @@ class ComparisonError(HalfframeError):
 
 
 def _idle(report: Mapping[str, Any]) -> bool:
-    return bool(report.get("note")) and not report.get("guidance_truncated")
+    """Whether nothing was skipped where something was to be: truncated guidance and no strategy are asked for too."""
+    return bool(report.get("note")) and not report.get("guidance_truncated") and report.get("strategy") != Strategy.name
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -250,22 +298,3 @@ def _mean(values: Iterable[float | None]) -> float | None:
     if not finite:
         return known[0] if known else None
     return statistics.fmean(finite)
-
-
-def _trial(trial: Trial) -> dict[str, Any]:
-    data = asdict(trial)
-    if trial.quality is not None:
-        data["quality"] |= {name: getattr(trial.quality, name) for name in ("psnr", "ssim", "lpips")}
-        data["quality"]["identical_frames"] = trial.quality.identical_frames
-    return data
-
-
-def plain(value: Any) -> Any:
-    """`value` with only what strict JSON has: no infinities, no tuples, no objects."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | None) else repr(value)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import halfframe
-from halfframe.compare.bench import Bench, GenerateFunction
 from halfframe.compare.extras import require
-from halfframe.compare.facts import machine_facts
-from halfframe.compare.generators import check_seeds
-from halfframe.compare.output import Writer
-from halfframe.compare.results import Comparison, Results, Variant
-from halfframe.compare.unfinished import earlier, restore
+from halfframe.compare.generators import Generate, check_seeds
+from halfframe.compare.results import Comparison, Variant
+from halfframe.compare.session import Session
 from halfframe.errors import HalfframeError, OptionError, is_count
 
 __all__ = ["WEIGHTS", "compare"]
@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 def compare(
-    generate: GenerateFunction,
+    generate: Callable[[str, int, int], Any],
     variants: Iterable[Variant],
     *,
     prompts: Sequence[str],
@@ -73,20 +73,17 @@ def compare(
         UnsupportedPipelineError: `pipe` cannot be served.
         HalfframeError: a package of the extra ``compare`` is missing.
     """
-    first = Variant("baseline") if baseline is None else baseline
-    rows = [Results(variant, variant.steps or steps) for variant in (first, *variants)]
-    pipe = getattr(generate, "pipe", None) if pipe is None else pipe
+    rows = [Variant("baseline") if baseline is None else baseline, *variants]
+    host = _host(generate, pipe)
     _check(rows, prompts, seeds, steps, warm_up_steps)
     if not is_count(repeat, 1):
         raise OptionError(f"repeat={repeat!r}; needed: an integer, 1 or more.")
     if resume and output is None:
         raise OptionError("there is nothing to resume without output; name the folder of the earlier comparison.")
-    for results in rows:
-        _check_options(results.variant, pipe)
+    for variant in rows:
+        _check_options(variant, host.pipe)
     require("skimage.metrics", "compute SSIM")
     heading = {
-        **machine_facts(getattr(generate, "device", None)),
-        **getattr(generate, "facts", {}),
         "weights": WEIGHTS[random_weights],
         "steps": steps,
         "prompts": list(prompts),
@@ -95,25 +92,34 @@ def compare(
         **({"repeat": f"{repeat} runs of each clip, in turns"} if repeat > 1 else {}),
         **(facts or {}),
     }
-    comparison = Comparison(rows[0], rows[1:], heading)
-    left = earlier(Path(output)) if resume and output is not None else None
-    if left is not None:
-        restore(comparison, left)
-    writer = Writer(output, earlier=left)
-    writer.keep_clips(left)
-    bench = Bench(generate, pipe, comparison, writer, progress or _logger.info, temporal_stride, repeat)
-    cases = [(prompt, seed) for prompt in prompts for seed in seeds]
-    try:
-        if warm_up_steps:
-            bench.warm_up(cases, warm_up_steps)
-        bench.run(cases, equal_cost)
-    finally:
-        writer.finish(comparison)
-    return comparison
+    session = Session(
+        host,
+        rows,
+        [(prompt, seed) for prompt in prompts for seed in seeds],
+        steps=steps,
+        equal_cost=equal_cost,
+        warm_up_steps=warm_up_steps,
+        repeat=repeat,
+        temporal_stride=temporal_stride,
+        output=output,
+        resume=resume,
+        progress=progress or _logger.info,
+        facts=heading,
+    )
+    return session.run()
+
+
+def _host(generate: Callable[[str, int, int], Any], pipe: Any) -> Generate:
+    """`generate` as a host, with what it names of its own."""
+    if isinstance(generate, Generate):
+        return generate if pipe is None else replace(generate, pipe=pipe)
+    device = getattr(generate, "device", None) or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pipe = getattr(generate, "pipe", None) if pipe is None else pipe
+    return Generate(pipe, generate, torch.device(device), getattr(generate, "facts", {}))
 
 
 def _check(
-    rows: Sequence[Results],
+    rows: Sequence[Variant],
     prompts: Sequence[str],
     seeds: Sequence[int],
     steps: int,
@@ -121,7 +127,7 @@ def _check(
 ) -> None:
     if len(rows) < 2:
         raise OptionError("there is nothing to compare the baseline with; give one variant or more.")
-    names = [results.variant.name for results in rows]
+    names = [variant.name for variant in rows]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise OptionError(f"several variants are called {', '.join(map(repr, twice))}; give each a name of its own.")

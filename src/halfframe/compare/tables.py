@@ -45,11 +45,11 @@ class Table:
         return f"<{tag}{kind}>{html.escape(text)}</{tag}>"
 
 
-def number(value: float | None, form: str, unit: str = "") -> str:
+def number(value: float | None, form: str = "{}") -> str:
     """A figure as a cell: empty if there is none, ``identical`` if it is infinite."""
     if value is None:
         return ""
-    return f"{value:{form}}{unit}" if math.isfinite(value) else "identical"
+    return form.format(value) if math.isfinite(value) else "identical"
 
 
 def escaped(text: str) -> str:

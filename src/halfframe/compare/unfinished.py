@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from halfframe.compare.quality import Quality
-from halfframe.compare.results import Comparison, Results, Trial, Variant, describe, plain
+from halfframe.compare.results import Comparison, Results, Trial, Variant, describe
+from halfframe.compare.runs import Passes, Run
+from halfframe.compare.summary import plain
 from halfframe.errors import OptionError
 
 __all__ = ["Unfinished", "earlier", "restore"]
@@ -106,8 +108,13 @@ def earlier(folder: Path) -> dict[str, Any] | None:
         raise OptionError(f"{path} is nothing to go on from ({describe(error)}); leave out resume.") from error
 
 
-def restore(comparison: Comparison, data: dict[str, Any]) -> None:
+def restore(comparison: Comparison, data: dict[str, Any], more: bool) -> None:
     """Take over what an earlier call finished of the same comparison; what failed then is tried again.
+
+    Args:
+        comparison: is filled; it has no trials yet.
+        data: of `earlier`.
+        more: whether there may be variants that the earlier one had not.
 
     Raises:
         OptionError: it was begun with other settings.
@@ -117,21 +124,24 @@ def restore(comparison: Comparison, data: dict[str, Any]) -> None:
     written = {row["name"]: row for row in data["variants"]}
     for results in comparison.rows:
         row = written.pop(results.variant.name, None)
+        if row is None and more:
+            continue
         if row is None or row["options"] != results.options or row["steps"] != results.steps:
             other.append(f"variant {results.variant.name!r}")
             continue
         results.trials = [_trial(trial) for trial in row["trials"]]
-    rivals = [row for row in written.values() if row["options"] is None]
-    if other or len(rivals) < len(written):
-        other += [f"variant {name!r}" for name, row in written.items() if row["options"] is not None]
+    other += [f"variant {name!r}" for name, row in written.items() if row["options"] is not None]
+    if other:
         raise OptionError(
             f"the earlier comparison was begun with other settings ({', '.join(other)} differ); give the same ones to "
             "go on, or another folder."
         )
     comparison.variants += [
         Results(Variant(row["name"], None, row["steps"], row["note"]), row["steps"], list(map(_trial, row["trials"])))
-        for row in rivals
+        for row in written.values()
     ]
+    comparison.run_steps, comparison.rest = data["run_steps"], data["rest"]
+    comparison.alone = {passes.kind: passes.seconds for passes in (Passes(**kind) for kind in data["alone"])}
 
 
 def _trial(data: dict[str, Any]) -> Trial:
@@ -141,5 +151,6 @@ def _trial(data: dict[str, Any]) -> Trial:
         kept = {field.name: quality[field.name] for field in fields(Quality)}
         lists = {name: tuple(value) for name, value in kept.items() if isinstance(value, list)}
         quality = Quality(**{**kept, **lists, "psnr_frames": frames})
-    lists = {name: tuple(data[name]) for name in ("seconds", "cpu_seconds", "shape")}
-    return Trial(**{**data, **lists, "quality": quality})
+    runs = tuple(Run.from_dict(run) for run in data["runs"])
+    kept = {field.name: data[field.name] for field in fields(Trial)}
+    return Trial(**{**kept, "runs": runs, "shape": tuple(data["shape"]), "quality": quality})

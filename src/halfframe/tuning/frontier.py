@@ -47,7 +47,7 @@ def write_json(tuning: Tuning, path: Path) -> None:
 
 
 def table(tuning: Tuning) -> str:
-    """A Markdown table: each recipe beside fewer steps that cost as much or less."""
+    """A Markdown table: each recipe beside fewer steps at equal cost."""
     return f"{_about(tuning)}\n\n{_table(tuning).markdown()}\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from halfframe.compare.equal_cost import nearest
 from halfframe.strategies.recipe import Recipe
 from halfframe.tuning.search import MoveTable
 
@@ -58,6 +59,7 @@ class Tuning:
         return 10 * math.log10(self.peak / error) if error else math.inf
 
     def rival(self, cost: float, kind: str) -> Measured | None:
-        """The nearest rival of that kind that costs `cost` or less."""
-        fitting = [rival for rival in self.rivals if rival.kind == kind and rival.cost <= cost + 0.02]
-        return min(fitting, key=lambda rival: rival.error, default=None)
+        """The rival of that kind at equal cost, by `nearest`; of several that cost the same the best."""
+        kin = [rival for rival in self.rivals if rival.kind == kind]
+        equal = nearest(cost, [rival.cost for rival in kin]) if kin else None
+        return min((rival for rival in kin if rival.cost == equal), key=lambda rival: rival.error, default=None)
