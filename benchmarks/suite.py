@@ -14,8 +14,7 @@ With ``--budget-seconds``, or ``--run-steps``, fewer steps are run than ``--step
 nearly alike as there is, and what is shown for ``--steps`` is extrapolated and says so. Beside every comparison stands
 a plain run with fewer steps at equal cost.
 
-A variant is ``STRATEGY[:option=value,...][+cfg][+prefetch]``, ``cfg`` or ``prefetch``: truncated guidance (``--cfg``),
-and experts brought in ahead of their turn, which goes with ``--offload`` only.
+A variant is ``STRATEGY[:option=value,...][+cfg]`` or ``cfg``: truncated guidance (``--cfg``).
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ _RESIDENT = (
     "cfg",
 )
 """What is compared where both experts stay on the GPU."""
-_OFFLOAD = ("self-duplicate", "prefetch", "self-duplicate+prefetch")
+_OFFLOAD = ("self-duplicate", "self-duplicate+cfg")
 """What is compared where upstream moves its experts."""
 
 Clip = tuple[int, int, int]
@@ -89,8 +88,6 @@ def _suite(arguments: argparse.Namespace, group: Group, start: float) -> int:
     _check(arguments, group)
     names = dict.fromkeys(arguments.variants or (_OFFLOAD if arguments.offload else _RESIDENT))
     variants = [parse(name, arguments.cfg) for name in names if name != "baseline"]
-    if any("prefetch" in (variant.options or {}) for variant in variants) and not arguments.offload:
-        raise OptionError("prefetched experts go with --offload: otherwise no expert is moved.")
     latents = Latents(arguments, group)
     end = None if arguments.budget_seconds is None else start + arguments.budget_seconds
     ahead = sum(map(_weight, arguments.clips)) * len(arguments.hosts)
@@ -133,7 +130,7 @@ def _suite(arguments: argparse.Namespace, group: Group, start: float) -> int:
 
 
 def parse(text: str, truncation: Sequence[int]) -> Variant:
-    """A variant from ``STRATEGY[:option=value,...][+cfg][+prefetch]``, or ``cfg`` or ``prefetch`` alone.
+    """A variant from ``STRATEGY[:option=value,...][+cfg]``, or ``cfg`` alone.
 
     Args:
         text: as the command line and the tables have it.
@@ -144,15 +141,13 @@ def parse(text: str, truncation: Sequence[int]) -> Variant:
     """
     head, *extras = text.split("+")
     named = bool(head)
-    if head in ("cfg", "prefetch"):
+    if head == "cfg":
         head, extras = "", [head, *extras]
-    if not named or set(extras) - {"cfg", "prefetch"} or len(set(extras)) < len(extras):
-        raise OptionError(f"{text!r} is no variant; give STRATEGY[:option=value,...][+cfg][+prefetch], cfg or prefetch")
+    if not named or extras not in ([], ["cfg"]):
+        raise OptionError(f"{text!r} is no variant; give STRATEGY[:option=value,...][+cfg], or cfg.")
     options: dict[str, Any] = {"strategy": head or "none"}
     if "cfg" in extras:
         options["guidance"] = Guidance(skip_last=truncation[0], skip_last_high=truncation[1])
-    if "prefetch" in extras:
-        options["prefetch"] = True
     configure(**options)  # here and not after minutes of building and warming up
     return Variant(text, options)
 

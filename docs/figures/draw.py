@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("commands", ("cli", "__main__"), "halfframe run, plan, demo, compare, tune, strategies, doctor"),
     ("measuring", ("compare", "tuning"), "plain, faster and fewer steps beside each other; recipes"),
     ("switching on", ("enabled", "handle", "plan"), "with halfframe.enabled(pipe); halfframe.plan(...)"),
-    ("hosts", ("hosts", "offload"), "official package, diffusers, ComfyUI; where weights lie"),
+    ("hosts", ("hosts",), "official package, diffusers, ComfyUI"),
     ("plugins", ("plugins",), "entry points, hooks, options, names of strategies"),
     ("strategies", ("strategies",), "merge, interleave, self-duplicate, ..., Recipe"),
     ("sampling", ("sampling",), "frame map, schedule, guidance, expert switch, the run"),

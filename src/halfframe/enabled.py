@@ -7,7 +7,7 @@ from typing import Any
 
 from halfframe.errors import HalfframeError, OptionError
 from halfframe.handle import EnabledPipe, handle_of, refuse_enabled
-from halfframe.hosts import HostAdapter, find_host
+from halfframe.hosts import find_host
 from halfframe.plugins.configuration import configure
 from halfframe.plugins.strategies import DEFAULT_STRATEGY, StrategyLike
 from halfframe.sampling.guidance import Guidance
@@ -20,7 +20,6 @@ def enabled(
     strategy: StrategyLike = DEFAULT_STRATEGY,
     *,
     guidance: Guidance | None = None,
-    prefetch: bool = False,
     measure: bool = False,
     plugins: Iterable[object] = (),
     wait: bool = False,
@@ -43,9 +42,6 @@ def enabled(
             a `halfframe.Recipe` or the path of one (``"recipe.json"``); a function ``(latents, num_frames) ->
             latents`` with time at dim -3; or None for all frames, to truncate guidance alone.
         guidance: which steps skip the unconditional forward pass; by default none.
-        prefetch: bring the low-noise expert's weights to the GPU while high-noise passes still run, and copy no
-            weights back. Same video. For ``WanT2V`` and ``WanI2V`` where they move their experts
-            (``offload_model=True``, or built with ``init_on_cpu=True``). Weights must not change during a run.
         measure: time every forward pass of the experts, synchronising the device; the report then has seconds.
         plugins: objects with `halfframe.hookimpl` functions, for this block, beside the installed ones.
         wait: calls from other threads wait for their turn, in order. By default a call is refused while the pipeline
@@ -66,12 +62,8 @@ def enabled(
     refuse_enabled(pipe)
     if not isinstance(wait, bool):
         raise OptionError(f"wait must be True or False, got {wait!r}.")
-    configuration = configure(
-        strategy, guidance=guidance, prefetch=prefetch, measure=measure, plugins=plugins, **options
-    )
+    configuration = configure(strategy, guidance=guidance, measure=measure, plugins=plugins, **options)
     host = find_host(pipe, configuration.hooks)
-    if prefetch:
-        _refuse_prefetch(host, pipe)
     return EnabledPipe(pipe, host, configuration, wait)
 
 
@@ -96,10 +88,3 @@ def disable(pipe: Any) -> None:
             f"a `with halfframe.enabled(...)` block holds this {type(pipe).__name__}; leave the block instead."
         )
     handle._switch_off()
-
-
-def _refuse_prefetch(host: HostAdapter, pipe: Any) -> None:
-    known = hasattr(host, "prefetch_refusal")
-    reason = host.prefetch_refusal(pipe) if known else f"the adapter {host.name!r} does not know how"
-    if reason:
-        raise OptionError(f"prefetch=True does not fit a {type(pipe).__name__}: {reason}; leave prefetch out.")

@@ -203,7 +203,7 @@ class EnabledPipe:
                 )
             chosen = self._configuration
             hooks = chosen.hooks.hook
-            run = SamplingRun(facts, chosen.strategy, chosen.guidance, hooks, chosen.measure, chosen.prefetch)
+            run = SamplingRun(facts, chosen.strategy, chosen.guidance, hooks, chosen.measure)
             result = body(run, claim.patches)
             claim.patches.undo()
             report = run.report()

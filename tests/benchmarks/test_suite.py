@@ -33,9 +33,6 @@ GROUP = Group(0, 1, torch.device("cpu"))
         ("interleave:stride=4+cfg", {"strategy": "interleave:stride=4", **CUT}),
         ("interleave:stride=3,until=end", {"strategy": "interleave:stride=3,until=end"}),
         ("cfg", {"strategy": "none", **CUT}),
-        ("self-duplicate+prefetch", {"strategy": "self-duplicate", "prefetch": True}),
-        ("prefetch", {"strategy": "none", "prefetch": True}),
-        ("self-duplicate+cfg+prefetch", {"strategy": "self-duplicate", **CUT, "prefetch": True}),
     ],
 )
 def test_variants(text: str, options: dict[str, object]) -> None:
@@ -139,7 +136,6 @@ def test_a_shortened_run_and_offloading(tmp_path: Path) -> None:
         (["--fsdp"], "several processes"),
         (["--run-steps", "7"], "no more than --steps"),
         (["--variants", "interleaf"], "interleaf"),
-        (["--variants", "prefetch"], "go with --offload"),
         (["--clips", "48x32x32"], "48 video frames is not 4n+1"),
     ],
 )

@@ -400,7 +400,7 @@ def test_flags_of_the_source() -> None:
     assert split_flags([*own, half, improved])[0]["strategy"] == "previous-odd"
     assert split_flags([*own, improved])[0]["strategy"] == "previous-odd"
     options, rest = split_flags(["--", *own, "--strategy", "mine", "--cfg_truncate_steps", "5"])
-    assert options == {"strategy": "mine", "guidance": halfframe.Guidance(skip_last=5), "prefetch": False}
+    assert options == {"strategy": "mine", "guidance": halfframe.Guidance(skip_last=5)}
     assert rest == own
     options, rest = split_flags([*own, "--cfg_truncate_high_noise_steps", "3", "--cfg_every", "2"])
     assert (options["strategy"], rest) == (None, own)
@@ -415,11 +415,6 @@ def test_flags_of_the_source() -> None:
     for flags in (["none", half], ["none:stride=3"], ["none", improved]):
         with pytest.raises(OptionError, match="computes every frame: it goes with no option and no other"):
             split_flags(["--cfg_truncate_steps", "2", "--strategy", *flags])
-    options, rest = split_flags([*own, "--prefetch"])
-    assert (options["strategy"], options["prefetch"], rest) == (None, True, own)
-    assert configure(**options).prefetch
-    with pytest.raises(OptionError, match=r"--task ti2v-5B has no .* and no expert prefetched"):
-        split_flags(["--task", "ti2v-5B", "--prefetch"])
     with pytest.raises(OptionError, match="is the strategy previous-odd, but --strategy mine was given"):
         split_flags([improved, "--strategy", "mine"])
     with pytest.raises(OptionError, match="--task s2v-14B has no expert switch"):

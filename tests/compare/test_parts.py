@@ -103,12 +103,11 @@ def test_overhead_is_what_the_loop_takes_longer_and_enabling() -> None:
 
 
 def test_notes_say_what_went_wrong() -> None:
-    nothing = {**REPORT, "note": "no timestep reaches the boundary", "prefetch": "off: no GPU"}
+    nothing = {**REPORT, "note": "no timestep reaches the boundary"}
     comparison = made_comparison()
     comparison.variants[0] = made_results(HALVED, made_run(20, finite=False, off_by=0.5), report=nothing)
     notes = " ".join(comparison.variants[0].notes)
     assert "nothing was skipped in time: no timestep reaches the boundary" in notes
-    assert "prefetch off: no GPU" in notes
     assert "latents off by 5.0e-01" in notes
     assert "not finite" in notes
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import halfframe
 from halfframe import Interpolate, Merge
-from halfframe.hosts.rope import official_positions
+from halfframe.hosts.rope import OfficialPositions
 from halfframe.testing import (
     diffusers_from_wan_state,
     import_wan,
@@ -209,7 +209,7 @@ def test_a_shared_expert_in_two_threads(t2v: Any) -> None:
     """Calls that overlap in any order leave the table alone and see their own."""
     model = t2v.high_noise_model
     table = model.freqs
-    first, second = official_positions(model, (0, 2, 4)), official_positions(model, (0, 3))
+    first, second = OfficialPositions(model).at((0, 2, 4)), OfficialPositions(model).at((0, 3))
     ours, theirs = first.__enter__(), second.__enter__()
     assert torch.equal(ours.freqs[2, :3], table[4, :3])
     assert torch.equal(theirs.freqs[1, :3], table[3, :3])
@@ -217,6 +217,30 @@ def test_a_shared_expert_in_two_threads(t2v: Any) -> None:
     first.__exit__(None, None, None)
     second.__exit__(None, None, None)
     assert model.freqs is table
+
+
+def test_passes_of_a_step_share_a_table(t2v: Any) -> None:
+    """And passes that place other frames, or whose model has another table meanwhile, do not."""
+    model, seen = t2v.high_noise_model, []
+    placed = OfficialPositions(model)
+    for positions in ((0, 2, 4), (0, 2, 4), (0, 3)):
+        with placed.at(positions) as called:
+            seen.append(called.freqs)
+    assert seen[0] is seen[1]
+    assert torch.equal(seen[2][1, :3], model.freqs[3, :3])
+    model.freqs = model.freqs.conj()
+    with placed.at((0, 3)) as called:
+        assert torch.equal(called.freqs[1, :3], model.freqs[3, :3])
+
+
+def test_diffusers_makes_its_table_once_a_step() -> None:
+    pipe, made = tiny_diffusers_t2v(), []
+    forward = pipe.transformer.rope.forward
+    pipe.transformer.rope.forward = lambda hidden_states: made.append(1) or forward(hidden_states)
+    with halfframe.enabled(pipe, "interleave:until=1") as enabled:
+        run(pipe, num_frames=29)
+    assert enabled.report is not None
+    assert len(made) == enabled.report.high.passes - 1
 
 
 def test_a_pinned_last_frame_is_a_neighbour_like_any_other() -> None:

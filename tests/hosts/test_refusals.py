@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 import halfframe
-from halfframe.hosts import DiffusersWan
-from halfframe.testing import import_wan, tiny_diffusers_i2v, tiny_diffusers_t2v
+from halfframe.testing import import_wan
 
 
 class Dense:
@@ -187,12 +186,3 @@ def test_move_that_fails_or_is_none(t2v: Any, move: Any, message: str) -> None:
         pytest.raises(halfframe.StrategyError, match=f"strategy 'broken', at step 1 of 4: {message}"),
     ):
         t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=4, offload_model=False)
-
-
-@pytest.mark.parametrize("build", [tiny_diffusers_t2v, tiny_diffusers_i2v])
-def test_prefetch_on_diffusers(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DiffusersWan, "attach", lambda *_: pytest.fail("attached"))
-    message = (
-        "prefetch=True does not fit a Wan.*Pipeline: diffusers' own offloading .* decides where its transformers are"
-    )
-    refuse(build(), message, halfframe.OptionError, prefetch=True)

@@ -404,5 +404,5 @@ def test_what_is_no_option_on_a_command_line(text: str) -> None:
 
 
 def test_arguments_of_enabled_are_no_strategys_options() -> None:
-    with pytest.raises(OptionError, match="prefetch in 'a:prefetch=True' is not an option of a strategy"):
-        parse_strategy("a:prefetch=True")
+    with pytest.raises(OptionError, match="measure in 'a:measure=True' is not an option of a strategy"):
+        parse_strategy("a:measure=True")

@@ -20,7 +20,6 @@ flags (all other arguments are the script's own):
   --cfg_truncate_steps N                  skip the unconditional pass on the last N steps
   --cfg_truncate_high_noise_steps M       and on the last M high-noise steps
   --cfg_every N                           on the other steps, compute it on every N-th of each expert
-  --prefetch                              bring the low-noise expert in early, copy none back to the host
 
 examples:
   halfframe run generate.py -- --task t2v-A14B --ckpt_dir DIR --enable_half_frame_generation --prompt "..."
@@ -44,25 +43,24 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     parser.add_argument("--enable_half_frame_generation", action="store_true")
     parser.add_argument("--enable_improved_frame_completion", action="store_true")
     parser.add_argument("--strategy")
-    parser.add_argument("--prefetch", action="store_true")
     add_guidance(parser)
     flags, rest = parser.parse_known_args(arguments)
     _refuse_misspelt(rest, list(parser._option_string_actions))
 
     guidance = guidance_from(flags)
     strategy = _strategy(flags)
-    if strategy is None and not guidance and not flags.prefetch:
+    if strategy is None and not guidance:
         raise OptionError(
             "no flag of halfframe's was given, so the script would run as it is; add --enable_half_frame_generation, "
-            "--strategy NAME, --cfg_truncate_steps N, --cfg_every N or --prefetch."
+            "--strategy NAME, --cfg_truncate_steps N or --cfg_every N."
         )
     task = _task(rest)
-    if (strategy is not None or flags.prefetch) and task.startswith(_SINGLE_EXPERT_TASKS):
+    if strategy is not None and task.startswith(_SINGLE_EXPERT_TASKS):
         raise OptionError(
-            f"--task {task} has no expert switch, so no frames can be skipped and no expert prefetched; use t2v-A14B "
-            "or i2v-A14B, or leave out the half-frame flags."
+            f"--task {task} has no expert switch, so no frames can be skipped; use t2v-A14B or "
+            "i2v-A14B, or leave out the half-frame flags."
         )
-    return {"strategy": strategy, "guidance": guidance, "prefetch": flags.prefetch}, rest
+    return {"strategy": strategy, "guidance": guidance}, rest
 
 
 def _refuse_misspelt(rest: Sequence[str], own: Sequence[str]) -> None:

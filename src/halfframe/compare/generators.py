@@ -165,9 +165,7 @@ def check_seeds(seeds: Sequence[int]) -> None:
 
 def _planned(options: Options | None, steps: int, size: tuple[int, int], video_frames: int, **clip: Any) -> Report:
     asked = {"strategy": None} if options is None else options
-    computing: dict[str, Any] = {
-        key: value for key, value in asked.items() if key not in ("prefetch", "measure", "plugins")
-    }
+    computing: dict[str, Any] = {key: value for key, value in asked.items() if key not in ("measure", "plugins")}
     return plan(size=size, frame_num=video_frames, sampling_steps=steps, **clip, **computing).report
 
 

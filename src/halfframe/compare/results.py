@@ -130,7 +130,6 @@ class Results:
         """Remarks: the variant's own, why nothing was skipped, how far the times can be trusted, what went wrong."""
         notes = [self.variant.note] if self.variant.note else []
         notes += [f"nothing was skipped in time: {report['note']}" for report in self.reports if _idle(report)]
-        notes += [f"prefetch {report['prefetch']}" for report in self.reports if report.get("prefetch")]
         notes += [f"latents off by {run.off_by:.1e}" for run in self.runs if run.off_by is not None]
         if not all(run.finite for run in self.runs):
             notes.append("latents that are not finite: these times say nothing")

@@ -62,13 +62,6 @@ class HostAdapter(Protocol):
         """What of this host is installed here, for `halfframe.doctor`; an adapter may do without."""
         ...
 
-    def prefetch_refusal(self, pipe: Any) -> str | None:
-        """Why experts of `pipe` cannot be prefetched; None if they can. An adapter may do without, and then cannot.
-
-        A run that `SamplingRun.wants_prefetch` is told the outcome as `SamplingRun.prefetched`.
-        """
-        ...
-
     def attach(self, pipe: Any, patches: Patches, serve: Serve) -> None:
         """Patch `pipe` so that each of its runs is served by `serve` and goes through the run's seams."""
         ...

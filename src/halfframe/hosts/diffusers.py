@@ -12,7 +12,6 @@ from typing import Any
 
 from halfframe.hosts.base import HostDiagnosis, Serve
 from halfframe.hosts.diffusers_experts import (
-    PLACEMENT,
     config_value,
     experts_refusal,
     facts_of,
@@ -59,10 +58,6 @@ class DiffusersWan:
                 "no expert switch at which the clip could be brought back to full length. Use T2V-A14B or I2V-A14B."
             )
         return experts_refusal(pipe)
-
-    def prefetch_refusal(self, pipe: Any) -> str | None:
-        """Always: placement belongs to diffusers."""
-        return PLACEMENT
 
     def attach(self, pipe: Any, patches: Patches, serve: Serve) -> None:
         """Have calls of `pipe` go through a run's seams, and follow parts that are exchanged during one."""

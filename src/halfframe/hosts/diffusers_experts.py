@@ -16,13 +16,7 @@ from halfframe.report.cost import ExpertShape
 from halfframe.sampling.host import HostFacts
 from halfframe.sampling.run import SamplingRun
 
-__all__ = ["PLACEMENT", "config_value", "experts_refusal", "facts_of", "goes_with_frames", "lead_calls"]
-
-PLACEMENT = (
-    "diffusers' own offloading (accelerate's hooks, group offloading) decides where its transformers are. Use "
-    "pipe.enable_model_cpu_offload() or enable_group_offload(..., use_stream=True) there"
-)
-"""Why nothing is prefetched there."""
+__all__ = ["config_value", "experts_refusal", "facts_of", "goes_with_frames", "lead_calls"]
 
 
 def config_value(obj: Any, name: str, default: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from halfframe.errors import OptionError
 from halfframe.hosts.base import HostDiagnosis, Serve
-from halfframe.hosts.diffusers_experts import PLACEMENT, experts_refusal, facts_of, lead_calls
+from halfframe.hosts.diffusers_experts import experts_refusal, facts_of, lead_calls
 from halfframe.hosts.diffusers_seams import Routes
 from halfframe.hosts.patching import Patches
 from halfframe.hosts.source import class_methods, package_version
@@ -64,10 +64,6 @@ class DiffusersModularWan:
                     "step's own cannot be told. Keep one, or put the other outside of the loop."
                 )
         return None
-
-    def prefetch_refusal(self, pipe: Any) -> str | None:
-        """Always: placement belongs to diffusers."""
-        return PLACEMENT
 
     def attach(self, pipe: Any, patches: Patches, serve: Serve) -> None:
         """Have calls of `pipe` go through a run's seams, and follow parts that are exchanged during one."""

@@ -23,44 +23,64 @@ from halfframe.hosts.calls import intercept, is_compiled, original_of
 from halfframe.hosts.patching import Patches
 from halfframe.sampling import frames
 
-__all__ = ["RopePositions", "official_positions"]
+__all__ = ["OfficialPositions", "RopePositions"]
 
 _locks: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
 
 
-@contextlib.contextmanager
-def official_positions(model: Any, positions: Sequence[float] | None) -> Iterator[Any]:
-    """What to call in place of an official ``WanModel`` so that frames are placed at `positions`; None: the model.
+class OfficialPositions:
+    """Places the frames that an official ``WanModel`` is called with.
 
-    That is a twin of the model with a table of its own: same weights, same submodules. A model that is wrapped (FSDP,
-    torch.compile) or whose forward was replaced has no such twin; there the table is exchanged for the while, and
-    another thread must not call the same model.
+    What `at` gives to call is a twin of the model with a table of its own: same weights, same submodules. A model that
+    is wrapped (FSDP, torch.compile) or whose forward was replaced has no such twin; there the table is exchanged for
+    the while, and another thread must not call the same model.
+
+    The passes of a step place the same frames, so their table is made once: making it waits for the device.
+
+    Args:
+        model: the model, wrapped or not.
     """
-    if positions is None:
-        yield model
-        return
-    owner = next((module for module in model.modules() if isinstance(vars(module).get("freqs"), Tensor)), None)
-    if owner is None:
-        raise _unknown(model)
-    twin = _twin(owner) if owner is model else None
-    if twin is not None:
-        twin.freqs = _complex_table(owner.freqs, positions)
-        with _seen_to_compute(owner):
-            yield twin
-        return
-    compiled = is_compiled(owner) or hasattr(model, "_orig_mod")
-    if compiled:
-        _refuse_unseen(owner)
-    with _lock(owner), contextlib.nullcontext() if compiled else _seen_to_compute(owner):
-        original = owner.freqs
-        try:
-            owner.freqs = _complex_table(original, positions)
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._latest: tuple[Tensor, Sequence[float], Tensor] | None = None  # the model's table, positions, ours
+
+    @contextlib.contextmanager
+    def at(self, positions: Sequence[float] | None) -> Iterator[Any]:
+        """What to call in place of the model so that frames are placed at `positions`; None: the model."""
+        model = self._model
+        if positions is None:
             yield model
-        finally:
+            return
+        owner = next((module for module in model.modules() if isinstance(vars(module).get("freqs"), Tensor)), None)
+        if owner is None:
+            raise _unknown(model)
+        twin = _twin(owner) if owner is model else None
+        if twin is not None:
+            twin.freqs = self._table(owner.freqs, positions)
+            with _seen_to_compute(owner):
+                yield twin
+            self._latest = owner.freqs, positions, twin.freqs  # the call may have moved it to its device
+            return
+        compiled = is_compiled(owner) or hasattr(model, "_orig_mod")
+        if compiled:
+            _refuse_unseen(owner)
+        with _lock(owner), contextlib.nullcontext() if compiled else _seen_to_compute(owner):
+            original = owner.freqs
             try:
-                owner.freqs = original
-            finally:  # once more, for a module's attributes are set by a function, and an interrupt may come in it
-                owner.freqs = original
+                owner.freqs = self._table(original, positions)
+                yield model
+            finally:
+                try:
+                    owner.freqs = original
+                finally:  # once more, for a module's attributes are set by a function, and an interrupt may come in it
+                    owner.freqs = original
+
+    def _table(self, table: Tensor, positions: Sequence[float]) -> Tensor:
+        latest = self._latest
+        if latest is None or latest[0] is not table or latest[1] != positions:
+            latest = self._latest = table, positions, _complex_table(table, positions)
+        return latest[2]
 
 
 def _twin(module: Any) -> Any:
@@ -119,6 +139,7 @@ class RopePositions:
         self._patches = patches
         self._intercepted = self._met = False
         self._positions: Sequence[float] | None = None
+        self._latest: tuple[object, tuple[Tensor, ...]] | None = None  # both passes of a step are given the same
 
     @contextlib.contextmanager
     def at(self, positions: Sequence[float] | None, compiled: bool) -> Iterator[None]:
@@ -145,6 +166,7 @@ class RopePositions:
             return
         if not self._intercepted:
             self._intercepted = True
+            self._patches.callback(self._forget)
             intercept(rope, self._around, self._patches)
         self._positions, self._met = positions, False
         try:
@@ -160,12 +182,23 @@ class RopePositions:
             return original(*args, **kwargs)
         self._met = True
         (hidden_states,) = (*args, *kwargs.values())
+        key = (positions, hidden_states.shape, hidden_states.device, hidden_states.dtype)
+        if self._latest is None or self._latest[0] != key:
+            self._latest = key, self._tables(original, hidden_states, positions)
+        return self._latest[1]
+
+    def _tables(
+        self, original: Callable[..., Any], hidden_states: Tensor, positions: Sequence[float]
+    ) -> tuple[Tensor, ...]:
         count = math.ceil(positions[-1]) + 1
         span = hidden_states[:, :, :1].expand(-1, -1, count, -1, -1)  # its shape is all that counts
         cos, sin = original(span)
         batch, _, *rest = cos.shape
         cos, sin = (table.reshape(batch, count, -1, *rest).transpose(0, 1) for table in (cos, sin))
         return tuple(table.transpose(0, 1).reshape(batch, -1, *rest) for table in _placed(cos, sin, positions))
+
+    def _forget(self) -> None:
+        self._latest = None
 
 
 def _refuse_unseen(module: Any) -> None:

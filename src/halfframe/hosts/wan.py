@@ -19,8 +19,7 @@ from torch import Tensor
 from halfframe.errors import HalfframeError
 from halfframe.hosts.base import HostDiagnosis, Serve, patch_scheduler
 from halfframe.hosts.patching import Patches, StandIn
-from halfframe.hosts.placement import ExpertPlacement
-from halfframe.hosts.rope import official_positions
+from halfframe.hosts.rope import OfficialPositions
 from halfframe.hosts.source import class_methods, package_version
 from halfframe.report.cost import ExpertShape
 from halfframe.sampling.host import ForwardPass, HostFacts, NoiseSource
@@ -65,21 +64,14 @@ class WanOfficial:
         modules = {"text2video": "WanT2V", "image2video": "WanI2V", "textimage2video": "WanTI2V"}
         return [_diagnose(module, cls) for module, cls in modules.items()]
 
-    def prefetch_refusal(self, pipe: Any) -> str | None:
-        """None: what speaks against it (FSDP, no GPU) is seen when a run begins, which then goes on without."""
-        return None
-
     def attach(self, pipe: Any, patches: Patches, serve: Serve) -> None:
         """Have ``pipe.generate`` run the same code through a run's seams."""
         loop: FunctionType = type(pipe).generate
-        placement = ExpertPlacement(_EXPERTS)
-        patches.callback(placement.close)
 
         def generate(_: Any, pipe: Any, *args: Any, **kwargs: Any) -> Any:
             def body(run: SamplingRun, local: Patches) -> Any:
-                with placement.serve(pipe, run, local):
-                    _route_experts(pipe, run, local, placement)
-                    return _overlay(loop, run, local)(pipe, *args, **kwargs)
+                _route_experts(pipe, run, local)
+                return _overlay(loop, run, local)(pipe, *args, **kwargs)
 
             return serve(self._facts(pipe), body)
 
@@ -203,7 +195,7 @@ def _reporting(scheduler_class: type, run: SamplingRun, local: Patches) -> type:
     )
 
 
-def _route_experts(pipe: Any, run: SamplingRun, local: Patches, placement: ExpertPlacement) -> None:
+def _route_experts(pipe: Any, run: SamplingRun, local: Patches) -> None:
     """Have the expert that the pipeline picks for a step called through `run`."""
     original = pipe._prepare_model_for_timestep
     thread = threading.get_ident()
@@ -218,7 +210,7 @@ def _route_experts(pipe: Any, run: SamplingRun, local: Patches, placement: Exper
                 f"{type(pipe).__name__}._prepare_model_for_timestep returned a {type(model).__name__} that is neither "
                 "of the pipeline's two experts; halfframe cannot tell which phase it serves."
             )
-        return _RoutedExpert(model, _EXPERTS[name], run, placement)
+        return _RoutedExpert(model, _EXPERTS[name], run)
 
     local.set(pipe, "_prepare_model_for_timestep", StandIn(original, prepare))
 
@@ -226,11 +218,11 @@ def _route_experts(pipe: Any, run: SamplingRun, local: Patches, placement: Exper
 class _RoutedExpert:
     """An expert for one step: called like the model, everything else is the model's. The model itself is untouched."""
 
-    def __init__(self, model: Any, expert: Expert, run: SamplingRun, placement: ExpertPlacement) -> None:
+    def __init__(self, model: Any, expert: Expert, run: SamplingRun) -> None:
         self._model = model
         self._expert = expert
         self._run = run
-        self._placement = placement
+        self._rope = OfficialPositions(model)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -248,9 +240,8 @@ class _RoutedExpert:
                 if kwargs.get("y") is not None:
                     kwargs["y"] = [made.cut(condition) for condition in kwargs["y"]]
                 kwargs["t"] = made.timestep(kwargs["t"])
-            with official_positions(self._model, made.positions) as model:
+            with self._rope.at(made.positions) as model:
                 prediction: Tensor = model([made.latents], *args, **kwargs)[0]
-            self._placement.after_forward(made.step, self._run)
             return prediction
 
         return [self._run.forward(self._expert, latents[0], compute)]

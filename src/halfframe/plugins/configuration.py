@@ -25,21 +25,19 @@ class Configuration:
         strategy: decides what is computed.
         guidance: decides which steps compute the unconditional pass.
         hooks: of the plugins.
-        prefetch: whether the low-noise expert is brought in early.
         measure: whether forward passes are timed.
     """
 
     strategy: Strategy
     guidance: GuidancePlan
     hooks: pluggy.PluginManager
-    prefetch: bool = False
     measure: bool = False
 
     def __str__(self) -> str:
         parts = [str(self.strategy)]
         if self.guidance and not isinstance(self.strategy, GuidancePlan):
             parts.append(str(self.guidance))
-        parts += [name for name in ("prefetch", "measure") if getattr(self, name)]
+        parts += ["measure"] if self.measure else []
         return ", ".join(parts)
 
 
@@ -47,19 +45,17 @@ def configure(
     strategy: StrategyLike = DEFAULT_STRATEGY,
     *,
     guidance: Guidance | None = None,
-    prefetch: bool = False,
     measure: bool = False,
     plugins: Iterable[object] = (),
     **options: Any,
 ) -> Configuration:
     """Check the options of `halfframe.enabled`, all but the pipeline; raises as it does."""
-    for name, value in (("prefetch", prefetch), ("measure", measure)):
-        if not isinstance(value, bool):
-            raise OptionError(f"{name} must be True or False, got {value!r}.")
+    if not isinstance(measure, bool):
+        raise OptionError(f"measure must be True or False, got {measure!r}.")
     if not isinstance(plugins, Iterable):
         raise OptionError(f"plugins must be a list of plugins, got {plugins!r}; give plugins=[plugin].")
     resolved = resolve_strategy(strategy, options)
-    return Configuration(resolved, guidance_of(resolved, guidance), hook_manager(plugins), prefetch, measure)
+    return Configuration(resolved, guidance_of(resolved, guidance), hook_manager(plugins), measure)
 
 
 def guidance_of(strategy: Strategy, guidance: Guidance | None) -> GuidancePlan:

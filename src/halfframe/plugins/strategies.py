@@ -31,7 +31,7 @@ STRATEGY_GROUP = "halfframe.strategies"
 StrategyLike: TypeAlias = str | Strategy | type[Strategy] | ExpandFunction | None
 """What may be given as a strategy: see `halfframe.enabled`."""
 
-RESERVED = ("guidance", "prefetch", "measure", "plugins", "wait")
+RESERVED = ("guidance", "measure", "plugins", "wait")
 """Keywords of `halfframe.enabled`, which no strategy's option can be called."""
 
 

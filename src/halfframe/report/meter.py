@@ -92,7 +92,6 @@ class Meter:
         latent_frames: int,
         switch: tuple[int, float] | None,
         why_not: str,
-        prefetch: str | None = None,
     ) -> Report:
         """The report of the run so far.
 
@@ -102,7 +101,6 @@ class Meter:
             latent_frames: of the full clip.
             switch: index of the first low-noise step, and sigma there.
             why_not: the report's note if nothing was skipped.
-            prefetch: how the low-noise expert came in.
         """
         high, low = (self._phase(expert, latent_frames) for expert in self._phases)
         saved = high.frame_steps + low.frame_steps < high.frame_steps_full + low.frame_steps_full
@@ -120,7 +118,6 @@ class Meter:
             saved=saved,
             guidance_truncated=any("+" in move for move in self._moves),
             note="" if saved else why_not,
-            prefetch=prefetch,
         )
 
     def _phase(self, expert: Expert, latent_frames: int) -> PhaseReport:

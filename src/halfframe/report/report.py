@@ -66,8 +66,6 @@ class Report:
         saved: whether any step computed fewer than all latent frames.
         guidance_truncated: whether any unconditional pass was skipped.
         note: why nothing was saved; empty otherwise.
-        prefetch: how the low-noise expert came in: ``"overlapped"``, ``"at the switch: <why not overlapped>"`` or
-            ``"off: <reason>"``; None unless ``enabled(..., prefetch=True)``.
     """
 
     host: str
@@ -83,7 +81,6 @@ class Report:
     saved: bool
     guidance_truncated: bool = False
     note: str = ""
-    prefetch: str | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -129,8 +126,6 @@ class Report:
         data = asdict(self)
         for name in ("steps", "frame_steps", "frame_steps_full", "frame_steps_saved", "predicted_speedup"):
             data[name] = getattr(self, name)
-        if self.prefetch is None:
-            del data["prefetch"]
         data["moves"] = list(self.moves)
         data["notes"] = list(self.notes)
         for phase in ("high", "low"):
@@ -186,8 +181,6 @@ class Report:
             foot += f", expert switch at step {self.switch_step + 1} of {self.steps} (sigma {self.switch_sigma:.3f})"
         lines = [*head, text_table(_HEADER, rows), f"moves: {run_lengths(self.moves)}"]
         lines.append(f"{foot}, {self.total_seconds:.2f} s in all")
-        if self.prefetch is not None:
-            lines.append(f"prefetch {self.prefetch}")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 

@@ -12,7 +12,7 @@ from halfframe.report.cost import ExpertShape
 from halfframe.sampling.frame_map import BoundMap
 from halfframe.sampling.strategy import Step
 
-__all__ = ["ForwardPass", "HostFacts", "NoiseSource", "PrefetchOutcome"]
+__all__ = ["ForwardPass", "HostFacts", "NoiseSource"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +110,3 @@ class ForwardPass:
         if self.sigma == sigma:
             return given
         return torch.full_like(given, self.step.timestep * self.sigma / sigma, dtype=torch.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class PrefetchOutcome:
-    """What became of a run's prefetch.
-
-    Attributes:
-        text: ``"overlapped"``, ``"at the switch: <why not overlapped>"`` or ``"off: <reason>"``.
-        warn: whether that is less than what was asked for, for want of something other than device memory.
-    """
-
-    text: str
-    warn: bool = False

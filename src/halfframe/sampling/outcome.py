@@ -15,7 +15,7 @@ from halfframe.errors import HalfframeWarning, warn
 from halfframe.report.report import Report
 from halfframe.sampling import frames
 from halfframe.sampling.frame_map import FrameMap
-from halfframe.sampling.host import HostFacts, PrefetchOutcome
+from halfframe.sampling.host import HostFacts
 from halfframe.sampling.schedule import Schedule
 from halfframe.sampling.scheduler import Scheduler
 
@@ -32,7 +32,7 @@ class Wishes:
     guidance: bool
 
 
-def announce(report: Report, hooks: pluggy.HookRelay, wishes: Wishes, prefetched: PrefetchOutcome | None) -> None:
+def announce(report: Report, hooks: pluggy.HookRelay, wishes: Wishes) -> None:
     """Log one line, hand `report` to the hooks, and warn if something that was asked for did not happen."""
     _logger.info(report.summary())
     try:
@@ -48,8 +48,6 @@ def announce(report: Report, hooks: pluggy.HookRelay, wishes: Wishes, prefetched
         _warn(f"no unconditional pass was skipped: {_why_not_truncated(report)}")
     if wishes.skips and not report.saved:
         _warn(f"nothing was skipped: {report.note}")
-    if prefetched is not None and prefetched.warn:
-        _warn(f"prefetch {prefetched.text}")
 
 
 def _warn(message: str) -> None:

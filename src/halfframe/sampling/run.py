@@ -21,7 +21,7 @@ from halfframe.report.report import Report
 from halfframe.sampling import frames
 from halfframe.sampling.forward import Compute, ForwardPasses, checked, finite
 from halfframe.sampling.guidance import GuidancePlan, GuidanceState
-from halfframe.sampling.host import HostFacts, NoiseSource, PrefetchOutcome
+from halfframe.sampling.host import HostFacts, NoiseSource
 from halfframe.sampling.outcome import Wishes, announce, warn_of_shared_noise, why_nothing_saved
 from halfframe.sampling.schedule import Schedule, scheduler_steps
 from halfframe.sampling.scheduler import Scheduler, sample_of, with_sample
@@ -44,7 +44,6 @@ class SamplingRun:
         guidance: decides which steps compute the unconditional pass.
         hooks: of the plugins.
         measure: whether forward passes are timed, synchronising the device.
-        wants_prefetch: whether the user asked for the low-noise expert to be brought in early.
     """
 
     def __init__(
@@ -54,12 +53,9 @@ class SamplingRun:
         guidance: GuidancePlan,
         hooks: pluggy.HookRelay,
         measure: bool = False,
-        wants_prefetch: bool = False,
     ) -> None:
         self.facts = facts
         self.strategy = strategy
-        self.wants_prefetch = wants_prefetch
-        self.prefetched: PrefetchOutcome | None = None
         self.meter = Meter(facts.expert_shape, facts.temporal_stride, measure)
         self.passes = ForwardPasses(facts, self._named, hooks, self.meter, measure)
         self._hooks = hooks
@@ -181,12 +177,6 @@ class SamplingRun:
         """The high-noise expert is done with the clip, in a host without a scheduler object: what goes on from it."""
         return self._switch.make(latents, None, sigma, self.passes.latest, self._tokens(latents))
 
-    @property
-    def at_its_largest(self) -> bool:
-        """Whether no later step of the same expert computes more frames than those up to the present one."""
-        schedule = self._schedule
-        return schedule is not None and schedule.at_its_largest(self._index)
-
     def report(self) -> Report:
         """What the run did, once it is over."""
         return self.meter.report(
@@ -195,7 +185,6 @@ class SamplingRun:
             latent_frames=self._latent_frames,
             switch=None if self._switch.step is None else (self._switch.step.index, self._switch.step.sigma),
             why_not=why_nothing_saved(self._schedule, self.scheduler, self.facts, self._named if self._asked else ""),
-            prefetch=None if self.prefetched is None else self.prefetched.text,
         )
 
     def announce(self, report: Report, expects_skips: bool = True, expects_truncation: bool = True) -> None:
@@ -206,9 +195,9 @@ class SamplingRun:
             expects_skips: whether frames or steps were to be skipped, if a strategy was asked for.
             expects_truncation: whether unconditional passes were, if guidance was to be skipped.
         """
-        asked = self._asked or not (self.guidance_plan or self.wants_prefetch)
+        asked = self._asked or not self.guidance_plan
         wishes = Wishes(asked and expects_skips, bool(self.guidance_plan) and expects_truncation)
-        announce(report, self._hooks, wishes, self.prefetched)
+        announce(report, self._hooks, wishes)
 
     def close(self) -> None:
         """Let go of every tensor: hosts hold on to a run in ways that only the garbage collector undoes."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from halfframe.errors import HalfframeError, StrategyError
 from halfframe.sampling.frame_map import FrameMap
 from halfframe.sampling.scheduler import Scheduler, sigma_at
-from halfframe.sampling.strategy import Expert, Given, Move, Reuse, Step, Strategy, frames_of
+from halfframe.sampling.strategy import Expert, Given, Move, Reuse, Step, Strategy
 
 __all__ = ["Schedule", "experts_by_boundary", "planned_move", "scheduler_steps", "steps_of"]
 
@@ -40,16 +40,6 @@ class Schedule:
     def reuses(self) -> bool:
         """Whether any step reuses an earlier prediction."""
         return any(isinstance(move, Reuse) for move in self.moves)
-
-    def at_its_largest(self, index: int) -> bool:
-        """Whether no later step of the expert of step `index` computes more frames than those up to it."""
-        if index >= len(self.steps):
-            return False
-        expert = self.steps[index].expert
-        pairs = zip(self.steps, self.moves, strict=True)
-        counts = [(s.index, frames_of(move, s.num_frames)) for s, move in pairs if s.expert == expert]
-        so_far = max(count for at, count in counts if at <= index)
-        return all(count <= so_far for _, count in counts)
 
 
 def planned_move(step: Step, strategy: Strategy) -> Move:
