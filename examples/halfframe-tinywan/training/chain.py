@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 RATE = 2e-4
+SIDES = ("high", "low")
 STATES = 0.1
 """Weight of the distances on the way, beside the last one's."""
 
@@ -31,7 +32,7 @@ def main() -> None:
     device, path = found.device, found.folder / "chain.pt"
     states, prompts = load_states(found.folder, device)
     text = text_table(prompts, device)
-    experts = [load_expert(found.folder / f"t2v-{side}.pt", device) for side in ("high", "low")]
+    experts = [load_expert(found.folder / f"t2v-{side}.pt", device) for side in SIDES]
     pair = [{name: nn.Parameter(value) for name, value in lora.items()} for lora in load_pair(found.folder, device)]
     parameters = [weight for lora in pair for weight in lora.values()]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0, fused=device != "cpu")
@@ -45,6 +46,11 @@ def main() -> None:
     steps = ladder(device)
     clock = Clock(found, "chain", step, total)
     generator = torch.Generator(device)
+
+    def keep() -> None:
+        loras = {side: {n: w.detach() for n, w in lora.items()} for side, lora in zip(SIDES, pair, strict=True)}
+        write(path, {**loras, "optimizer": optimizer.state_dict(), "step": clock.step, "total": clock.total})
+
     while clock.running():
         generator.manual_seed(clock.step)
         picked = torch.randint(len(text), (found.batch,), generator=generator, device=device)
@@ -59,14 +65,15 @@ def main() -> None:
             group["lr"] = RATE * clock.factor()
         optimizer.step()
         clock.made(losses[-1])
-    kept = {side: {n: w.detach() for n, w in lora.items()} for side, lora in zip(("high", "low"), pair, strict=True)}
-    write(path, {**kept, "optimizer": optimizer.state_dict(), "step": clock.step, "total": clock.total})
+        if clock.step % 500 == 0:
+            keep()
+    keep()
 
 
 def load_states(folder: Path, device: str) -> tuple[Tensor, list[str]]:
     """What `trajectories.py` made: latents at the four levels and at the end ``(N, 5, 16, f, h, w)``, and prompts."""
     parts: dict[str, list[dict[str, Any]]] = {}
-    for side in ("high", "low"):
+    for side in SIDES:
         paths = sorted(folder.glob(f"student-{side}-*.pt"))
         if not paths:
             raise SystemExit(f"{folder} has no student-{side}-*.pt; run trajectories.py first.")
