@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
 from collections.abc import Generator
 from typing import Any
 
@@ -16,6 +17,8 @@ from halfframe.testing import tiny_wan_i2v, tiny_wan_t2v
 
 pytest_plugins = ["pytester"]
 torch.set_num_threads(1)  # models this small spend their time waiting for a second thread
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job: interrupts would never arrive
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _LoggedWarnings(logging.Handler):

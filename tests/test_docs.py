@@ -141,7 +141,7 @@ def test_the_predicted_speeds_are_what_plan_says() -> None:
     i2v: dict[str, Any] = {"sampling_steps": 40, "shift": 5.0, "boundary": 0.9}
     lora: dict[str, Any] = {"sampling_steps": 4, "shift": 5.0, "guided": False}
     columns: list[dict[str, Any]] = [*({"sampling_steps": steps} for steps in (40, 20, 8)), lora, i2v]
-    assert len(rows) == 6
+    assert len(rows) == 7
     for strategy, truncated, cells in rows:
         guidance = halfframe.Guidance(skip_last=5, skip_last_high=3) if truncated else None
         for column, cell in zip(columns, cells.replace(" ", "").split("|"), strict=False):
