@@ -73,6 +73,7 @@ def test_the_unconditional_pass_is_not_made(t2v_experts: Experts) -> None:
 RECIPES = {
     "all moves": ["merge:4", "full", "reuse", "merge:2+delta", "full+cond", "full", "interleave:2", "full+delta"],
     "reuse": ["full", "reuse", "merge:2", "interleave:3", "merge:2", "full", "reuse", "interleave:2"],
+    "extend": ["full", "merge:2", "extend:1", "full", "full", "full", "interleave:2", "extend:-0.5"],
 }
 
 

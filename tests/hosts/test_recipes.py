@@ -27,7 +27,8 @@ def recipe_loop(parts: Parts, moves: tuple[str, ...]) -> Tensor:
     """
     scheduler, total = parts.scheduler, parts.frames
     latents = parts.noise(total)
-    shown: list[Tensor] = []
+    shown: list[list[Tensor]] = []  # of each computed step what each pass shows
+    levels: list[float] = []
     added: Tensor | None = None
     before: bool | None = None
     for i, t in enumerate(scheduler.timesteps):
@@ -60,7 +61,12 @@ def recipe_loop(parts: Parts, moves: tuple[str, ...]) -> Tensor:
             return (latents - between(given - level * computed, view.places, total)) / sigma
 
         if base == "reuse":
-            positive, *rest = [(latents - x0) / sigma for x0 in shown]
+            positive, *rest = [(latents - x0) / sigma for x0 in shown[-1]]
+        elif base.startswith("extend:"):
+            weight = float(base.removeprefix("extend:"))
+            gone = (levels[-1] - sigma) / (levels[-2] - levels[-1])
+            extended = [new + weight * gone * (new - old) for new, old in zip(shown[-1], shown[-2], strict=True)]
+            positive, *rest = [(latents - x0) / sigma for x0 in extended]
         else:
             positive, rest = predict(True), []
             if guided and not short:
@@ -68,7 +74,10 @@ def recipe_loop(parts: Parts, moves: tuple[str, ...]) -> Tensor:
                 added = positive - rest[0]
             elif guided:
                 rest = [positive if short == "cond" or added is None else positive - added]
-            shown = [latents - sigma * velocity for velocity in (positive, *rest)]
+            if levels and sigma == levels[-1]:  # Heun's second look at a level replaces its first
+                shown, levels = shown[:-1], levels[:-1]
+            shown.append([latents - sigma * velocity for velocity in (positive, *rest)])
+            levels.append(sigma)
         velocity = rest[0] + scale * (positive - rest[0]) if rest else positive
         latents = scheduler.step(velocity, t, latents, return_dict=False)[0]
     return latents
@@ -83,6 +92,8 @@ RECIPES = {
     "cond": ("full+cond", "merge:2+cond", "full", "interleave:2+cond", "full+cond", "merge:2+cond"),
     "all": ("merge:4", "full+delta", "reuse", "interleave:3+cond", "merge:2", "full"),
     "delta": ("full", "merge:2+delta", "interleave:2+delta", "reuse", "full", "full"),
+    "extend": ("full", "merge:2", "extend:1", "full", "extend:-0.5", "full"),
+    "extend across the switch": ("interleave:2", "full", "full+cond", "full", "extend:0.5", "reuse"),
     "cond and reuse": ("merge:2", "full+cond", "reuse", "merge:2", "full+cond", "reuse"),
 }
 LOW_DELTA = {  # where the low-noise expert's first step is known
@@ -125,7 +136,7 @@ def test_delta_in_both_experts(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["diffusers t2v", "diffusers i2v"])
 @pytest.mark.parametrize("scheduler", ["euler", "heun"])
-@pytest.mark.parametrize("name", ["maps", "reuse", "all", "cond and reuse"])
+@pytest.mark.parametrize("name", ["maps", "reuse", "extend", "all", "cond and reuse"])
 def test_recipe_with_other_schedulers(host: str, scheduler: str, name: str) -> None:
     """Heun's schedule has each step but the last twice; a recipe is for its eleven entries."""
     parts = parts_of(host, 8, scheduler)
@@ -134,7 +145,8 @@ def test_recipe_with_other_schedulers(host: str, scheduler: str, name: str) -> N
     with torch.no_grad():
         expected = recipe_loop(parts, moves)
     latents, report = made(host, moves, scheduler)
-    close(latents, expected)
+    # Heun's levels lie close at the end, and differences over them make roundings large.
+    torch.testing.assert_close(latents, expected, rtol=0, atol=1e-4 if name == "extend" else 1e-5)
     assert len(report.moves) == count == (11 if scheduler == "heun" else 6)
 
 

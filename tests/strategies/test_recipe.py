@@ -15,7 +15,7 @@ from halfframe import Guidance, Merge, OptionError, Recipe, Reuse, Step, Strateg
 from halfframe.plugins.configuration import configure
 
 BASES = ("full", "merge:2", "merge:4", "interleave:3", "interpolate:2", "own-noise:2")
-MOVES = st.sampled_from([*BASES, *(f"{base}+cond" for base in BASES), "reuse"])
+MOVES = st.sampled_from([*BASES, *(f"{base}+cond" for base in BASES), "reuse", "extend:0.5", "extend:-1"])
 
 
 def step(index: int, num_steps: int = 4, high: int = 2) -> Step:
@@ -34,7 +34,7 @@ def step(index: int, num_steps: int = 4, high: int = 2) -> Step:
 
 @given(st.lists(MOVES, max_size=8), st.none() | st.floats(0.1, 20), st.dictionaries(st.text(), st.integers()))
 def test_written_and_read_again_it_is_the_same(moves: list[str], shift: float | None, measured: dict[str, int]) -> None:
-    recipe = Recipe(("full", *moves), shift=shift, high_noise_steps=1, measured=measured)
+    recipe = Recipe(("full", "full", *moves), shift=shift, high_noise_steps=1, measured=measured)
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
@@ -56,6 +56,7 @@ def test_moves_are_the_strategies_own_wherever_they_are_made() -> None:
     assert [recipe.at(step(i)) for i in range(4)] == ["both", "both", "conditional", "both"]
     assert bool(recipe)
     assert not Recipe(("full", "reuse"))
+    assert Recipe(("full", "full", "extend:-0.25", "full")).move(step(2)) == Reuse(-0.25)
 
 
 @pytest.mark.parametrize(
@@ -63,12 +64,20 @@ def test_moves_are_the_strategies_own_wherever_they_are_made() -> None:
     [
         ((), r"a recipe needs a list of moves, one for each step, got \(\)"),
         ("full", "a recipe needs a list of moves"),
-        (("full", "megre:2"), r"move 2, 'megre:2', is unknown; needed: full, reuse, .*Did you mean 'merge'\?"),
+        (("full", "megre:2"), r"move 2, 'megre:2', is unknown; needed: full, merge:N, .*Did you mean 'merge'\?"),
         (("full", "merge"), "move 2, 'merge', is unknown; .* with N >= 2"),
         (("full", "merge:1"), "move 2, 'merge:1', is unknown"),
         (("full", "full+uncond"), "is unknown"),
         (("full", "reuse+cond"), "is unknown"),
         (("reuse", "full"), "move 1, 'reuse', reuses what no step before it computed; begin with full"),
+        (("full", "full", "extend"), "move 3, 'extend', is unknown; .* extend:W, with W in -2..2, not 0"),
+        (("full", "full", "extend:0"), "move 3, 'extend:0', is unknown"),
+        (("full", "full", "extend:2.1"), "move 3, 'extend:2.1', is unknown"),
+        (("full", "full", "extend:nan"), "move 3, 'extend:nan', is unknown"),
+        (("full", "full", "extend:1+cond"), "is unknown"),
+        (("full", "extend:1"), "move 2, 'extend:1', needs two computed steps before it; use reuse, or begin with full"),
+        (("full", "reuse", "extend:1"), "move 3, 'extend:1', needs two computed steps"),
+        (("extend:1", "full"), "move 1, 'extend:1', reuses what no step before it computed"),
         (("full+delta", "full"), r"move 1, 'full\+delta', reuses what no step before it computed"),
     ],
 )

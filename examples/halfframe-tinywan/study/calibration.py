@@ -54,7 +54,16 @@ def items() -> list[Item]:
                     label = "sigmas " + ", ".join(f"{sigma:.3g}" for sigma in sigmas)
                     options = {"sigmas": sigmas}
                     found.append(Item("dropped", setting, label, rank, 6.0, _dropped, options, needs))
+    lora, teacher = SETTINGS["lora-4"], SETTINGS["t2v-20"]
+    needs = (reference_id(lora), reference_id(teacher))
+    found.append(Item("distilled", lora, "to the teacher's 20 steps", 1.1, 6.0, _distilled, needs=needs))
     return found
+
+
+def _distilled(session: Session, item: Item) -> dict[str, Any]:
+    """How far the LoRA's plain run is from that of the model it was distilled from."""
+    latents = session.reference(item.setting)[0]
+    return session.judge(SETTINGS["t2v-20"], latents, item.setting.steps, truth=False)
 
 
 def _plain(session: Session, item: Item) -> dict[str, Any]:

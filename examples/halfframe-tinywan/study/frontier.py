@@ -11,15 +11,23 @@ from settings import SETTINGS, Item, Setting, cost_of_moves, run_seconds
 
 import halfframe
 from halfframe.compare.progress import Progress
-from halfframe.tuning import tune_cases
+from halfframe.strategies.recipe import reuses
+from halfframe.tuning import MOVES, tune_cases
 from halfframe.tuning.log import Log
+from halfframe.tuning.search import measurable
 from halfframe.tuning.table import Bench
 
 __all__ = ["BUDGETS", "items"]
 
 BUDGETS = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.3)
-_MOVES = ("merge:2", "merge:3", "merge:4", "interleave:2", "reuse")
-_MOVES_I2V = ("interleave:2", "interleave:3", "interleave:4", "reuse")  # `merge` is `interleave` there
+_MOVES_I2V = (
+    "interleave:2",
+    "interleave:3",
+    "interleave:4",
+    "reuse",
+    "extend:0.5",
+    "extend:1",
+)  # `merge` is `interleave` there
 _RUNS = 6
 _RANKS = {"t2v-8": 1.5, "lora-4": 1.6, "t2v-20": 1.7, "i2v-20": 1.8, "i2v-8": 6.8}
 _PIECES = {20: 10, 15: 6, 10: 3, 8: 4, 6: 2}
@@ -27,7 +35,7 @@ _PIECES = {20: 10, 15: 6, 10: 3, 8: 4, 6: 2}
 
 def moves_of(setting: Setting) -> tuple[str, ...]:
     """What is tried at every step."""
-    return _MOVES_I2V if setting.model == "i2v" else _MOVES
+    return _MOVES_I2V if setting.model == "i2v" else MOVES
 
 
 def lengths_of(setting: Setting) -> tuple[int, ...]:
@@ -81,7 +89,7 @@ def _piece(session: Session, item: Item) -> dict[str, Any]:
     errors = {}
     for index in item.options["indexes"]:
         for part in parts:
-            if (index or part != "reuse") and (index not in (0, high) or part != "full+delta"):
+            if measurable(index, part, high):
                 alone = ["full"] * length
                 alone[index] = part
                 errors[f"move {length} {index} {part} #0"] = bench.error(0, alone, index)
@@ -130,9 +138,9 @@ def costs_of(setting: Setting) -> dict[str, float]:
     """Cost of each move in full steps at A14B's sizes; of maps that alternate, the dearest."""
     costs = {}
     for move in ("full", *moves_of(setting)):
-        recipes = [[*["full"] * before, move] for before in (1, 2, 3, 4)]
+        recipes = [[*["full"] * before, move] for before in (2, 3, 4, 5)]
         costs[move] = max(cost_of_moves(setting, moves) - len(moves) + 1 for moves in recipes)
-        if setting.guided and move != "reuse":
+        if setting.guided and not reuses(move):
             costs |= {f"{move}{rule}": costs[move] / 2 for rule in ("+cond", "+delta")}
     return costs
 

@@ -65,9 +65,12 @@ class Results:
         self.facts: Row = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
 
     def of(self, setting: str, *parts: str) -> list[Row]:
-        """Rows of some parts of a setting, the cheapest last."""
-        found = [row for row in self.rows if row["setting"] == setting and row["part"] in parts]
-        return sorted(found, key=lambda row: -row["cost"])
+        """Rows of some parts of a setting, the cheapest last; a recipe that several budgets led to is there once."""
+        found: dict[object, Row] = {}
+        for row in self.rows:
+            if row["setting"] == setting and row["part"] in parts:
+                found.setdefault(tuple(row["moves"]) if "moves" in row else row["id"], row)
+        return sorted(found.values(), key=lambda row: -row["cost"])
 
     def settings(self) -> list[str]:
         """Those that there is something of."""

@@ -94,3 +94,15 @@ def test_leads_are_at_equal_cost(tmp_path: Path) -> None:
     assert best is not None
     assert lead.estimate == pytest.approx(2.0)
     assert best.estimate == pytest.approx(1.0)
+
+
+def test_a_recipe_of_several_budgets_is_shown_once(tmp_path: Path) -> None:
+    def row(budget: str, moves: list[str]) -> str:
+        named = {"id": f"recipe {budget}", "part": "recipe", "setting": "lora-4", "label": budget, "moves": moves}
+        return json.dumps({**named, "cost": len(moves) - moves.count("reuse"), "decoded": [1e-2], "latents": [1e-2]})
+
+    moves = ["full", "full", "full", "reuse"]
+    lines = [row("0.9", moves), row("0.8", moves), row("0.5", ["full", "reuse"])]
+    (tmp_path / "results.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "facts.json").write_text("{}", encoding="utf-8")
+    assert [found["label"] for found in tables.Results(tmp_path).of("lora-4", "recipe")] == ["0.9", "0.5"]

@@ -18,7 +18,7 @@ pytest.importorskip("diffusers")
 def training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "training"))
     yield
-    for name in ("fast", "common", "trajectories", "lora"):
+    for name in ("fast", "common", "trajectories", "lora", "chain", "pack", "unpack"):
         sys.modules.pop(name, None)
 
 
@@ -79,3 +79,48 @@ def test_a_merged_lora_is_the_sum() -> None:
     torch.nn.init.normal_(second)
     expected = base["blocks.0.attn1.to_q.weight"] + second @ first
     torch.testing.assert_close(merged(base, lora)["blocks.0.attn1.to_q.weight"], expected)
+
+
+def test_the_chain_is_the_hosts_run_and_its_gradient_reaches_the_first_expert() -> None:
+    from chain import ladder, run
+    from common import host_scheduler
+    from fast import rotary, velocity
+    from lora import merged, new_lora
+
+    torch.manual_seed(0)
+    experts: list[Any] = [build_expert().eval().requires_grad_(False) for _ in range(2)]
+    with_weights = [(expert, dict(expert.named_parameters())) for expert in experts]
+    pair = [new_lora(weights, "cpu") for _, weights in with_weights]
+    for lora in pair:
+        for name, weight in lora.items():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.02)
+    x, text = torch.randn(2, 16, 3, 4, 4), torch.randn(2, 16, 64)
+    states = run(with_weights, pair, x, text, ladder("cpu"))
+    scheduler, tables = host_scheduler(LORA_STEPS, LORA_SHIFT, "cpu"), rotary(experts[0], x)
+    with torch.no_grad():
+        for number, timestep in enumerate(scheduler.timesteps):
+            model, base = with_weights[number >= 2]
+            v = velocity(model, merged(base, pair[number >= 2]), x, timestep.expand(2).float(), text, tables)
+            x = scheduler.step(v, timestep, x, return_dict=False)[0]
+            torch.testing.assert_close(states[number], x, atol=2e-3, rtol=0)
+    states[-1].square().mean().backward()
+    for lora in pair:
+        assert all(weight.grad is not None and weight.grad.norm() > 0 for weight in lora.values())
+
+
+def test_unpacked_weights_are_packed_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import resources
+
+    import pack
+    from safetensors.torch import load_file
+    from unpack import unpack
+
+    shipped = Path(str(resources.files("halfframe_tinywan") / "weights"))
+    unpack(shipped, tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pack.py", "--folder", str(tmp_path), "--weights", str(tmp_path / "weights")])
+    pack.main()
+    for path in shipped.glob("*.safetensors"):
+        expected, seen = load_file(path), load_file(tmp_path / "weights" / path.name)
+        assert expected.keys() == seen.keys()
+        assert all(torch.equal(value, seen[name]) for name, value in expected.items()), path.name

@@ -28,7 +28,7 @@ from halfframe_tinywan.language import held_out_prompts, parse_prompt
 from halfframe_tinywan.models import I2V_BOUNDARY, I2V_GUIDANCE, I2V_SHIFT, LORA_SHIFT, LORA_STEPS
 from halfframe_tinywan.truth import measure
 from halfframe_tinywan.world import draw_world, render
-from lora import merged
+from lora import load_pair, merged
 from torch import Tensor
 
 TRIED = (20, 19, 17, 15, 13, 12, 10, 8, 6, 5, 4, 3, 2)
@@ -91,8 +91,8 @@ def main() -> None:
             note(f"{steps} steps", clips_of(experts, steps), full)
     unguided: dict[str, Any] = {"guidance": (1.0, 1.0)}
     if "lora" in found.parts:
-        pairs = [torch.load(found.folder / f"lora-{side}.pt", map_location=device)["lora"] for side in ("high", "low")]
-        students = [predictor(model, merged(base, lora)) for (model, base), lora in zip(loaded, pairs, strict=True)]
+        pair = load_pair(found.folder, device)
+        students = [predictor(model, merged(base, lora)) for (model, base), lora in zip(loaded, pair, strict=True)]
         unguided["shift"] = LORA_SHIFT
         note("LoRA, 4 steps", clips_of(students, LORA_STEPS, **unguided), full)
         for shift in (LORA_SHIFT, 12.0):

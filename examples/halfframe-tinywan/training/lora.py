@@ -5,6 +5,8 @@ python lora.py --folder run --side high --minutes 4     # and --side low
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import fast
 import torch
 from common import Clock, Weights, arguments, host_scheduler, load_expert, text_table, write
@@ -78,6 +80,16 @@ def new_lora(base: Weights, device: str) -> dict[str, nn.Parameter]:
             lora[f"{stem}.lora_A.weight"] = nn.Parameter(first)
             lora[f"{stem}.lora_B.weight"] = nn.Parameter(torch.zeros(weight.shape[0], RANK, device=device))
     return lora
+
+
+def load_pair(folder: Path, device: str) -> list[dict[str, Tensor]]:
+    """The LoRAs of both experts, high noise first: what `chain.py` made of them, if it was run."""
+    path = folder / "chain.pt"
+    if path.exists():
+        state = torch.load(path, weights_only=True, map_location=device)
+        return [state[side] for side in ("high", "low")]
+    paths = [folder / f"lora-{side}.pt" for side in ("high", "low")]
+    return [torch.load(path, weights_only=True, map_location=device)["lora"] for path in paths]
 
 
 def merged(base: Weights, lora: dict[str, Tensor] | dict[str, nn.Parameter]) -> Weights:

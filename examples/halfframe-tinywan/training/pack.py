@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from common import arguments
+from lora import load_pair
 from safetensors.torch import save_file
 
 
@@ -25,11 +26,11 @@ def main() -> None:
             if not path.exists():
                 print(f"{path} is not there; left out")
                 continue
-            state = torch.load(path, weights_only=True, map_location="cpu")
             if kind == "lora":
-                weights = {f"transformer.{name}": value for name, value in state["lora"].items()}
+                lora = load_pair(found.folder, "cpu")[side == "low"]
+                weights = {f"transformer.{name}": value for name, value in lora.items()}
             else:
-                weights = state["average"]
+                weights = torch.load(path, weights_only=True, map_location="cpu")["average"]
             packed = {name: value.bfloat16().contiguous() for name, value in weights.items()}
             save_file(packed, found.weights / f"{kind}_{side}_noise.safetensors")
 

@@ -36,16 +36,18 @@ def main() -> None:
     experts = [predictor(*load_expert(found.folder / f"t2v-{side}.pt", found.device)) for side in ("high", "low")]
     prompts = [str(random_scene(random.Random(f"student {n}"))) for n in range((part - 1) * each, part * each)]
     generator = torch.Generator(found.device).manual_seed(part)
-    inputs, targets = [], []
+    inputs, targets, ends = [], [], []
     for start in range(0, each, found.batch):
         text = text_table([*prompts[start : start + found.batch], ""], found.device)
         noise = torch.randn(len(text) - 1, 16, 21, 12, 12, generator=generator, device=found.device)
         states = teacher(experts, noise, text)
         inputs.append(torch.stack(states[:-1], dim=1).half().cpu())
         targets.append(torch.stack(student_targets(states), dim=1).half().cpu())
+        ends.append(states[-1].half().cpu())
     for number, side in enumerate(("high", "low")):
         half = slice(2 * number, 2 * number + 2)
         data = {"inputs": torch.cat(inputs)[:, half].clone(), "targets": torch.cat(targets)[:, half].clone()}
+        data |= {"end": torch.cat(ends)} if side == "low" else {}
         write(found.folder / f"student-{side}-{part:02}.pt", {**data, "prompts": prompts[: len(data["inputs"])]})
     print(f"trajectories {found.part}: {each} in {time.monotonic() - began:.0f} s", flush=True)
 

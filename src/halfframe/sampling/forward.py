@@ -21,7 +21,7 @@ from halfframe.sampling.frame_map import BoundMap, FrameMap
 from halfframe.sampling.host import ForwardPass, HostFacts
 from halfframe.sampling.strategy import Given, Move, Reuse, Step
 
-__all__ = ["Compute", "ForwardPasses", "checked", "finite"]
+__all__ = ["Compute", "ForwardPasses", "checked", "finite", "remembering"]
 
 Compute = Callable[[ForwardPass], Tensor]
 """Makes a forward pass: the velocity ``v = eps - x0`` of the frames that the expert was given, ``(..., K, H, W)``."""
@@ -36,7 +36,7 @@ class ForwardPasses:
         hooks: see each pass.
         meter: counts each pass.
         measure: whether passes are timed, synchronising the device.
-        remembers: whether a step may reuse an earlier one's prediction.
+        remembers: how many earlier predictions a step may reuse at most.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ForwardPasses:
         hooks: pluggy.HookRelay,
         meter: Meter,
         measure: bool = False,
-        remembers: bool = False,
+        remembers: int = 0,
     ) -> None:
         self.facts = facts
         self.remembers = remembers
@@ -55,7 +55,7 @@ class ForwardPasses:
         self._meter = meter
         self._measure = measure
         self._bound: tuple[Step, BoundMap] | None = None
-        self._shown: dict[Hashable, Tensor] = {}
+        self._shown: dict[Hashable, list[tuple[float, Tensor]]] = {}
         self.latest: ForwardPass | None = None
 
     def make(self, step: Step, move: Move, number: int, latents: Tensor, compute: Compute, key: Any = None) -> Tensor:
@@ -86,7 +86,8 @@ class ForwardPasses:
     def see(self, step: Step, key: Hashable, latents: Tensor, velocity: Tensor) -> None:
         """Remember what `velocity` says the clip shows, if that may be reused."""
         if self.remembers:
-            self._shown[key] = latents.float() - step.sigma * velocity.float()
+            shown = latents.float() - step.sigma * velocity.float()
+            self._shown[key] = remembering(self._shown.get(key, []), step.sigma, shown, self.remembers)
 
     def skip(self, step: Step, latents: Tensor) -> None:
         """A pass over `latents` was left out."""
@@ -109,12 +110,13 @@ class ForwardPasses:
                 raise StrategyError(f"{self._named} gives no velocity for forward pass {key} of step {step.index + 1}.")
             velocity = move.velocities[key].to(latents.device)
             return checked(velocity, latents.shape, None, f"the velocity that {self._named} gives")
-        shown = self._shown.get(key)
-        if shown is None or shown.shape != latents.shape:
+        known = [one for one in self._shown.get(key, []) if one[1].shape == latents.shape]
+        shown = move.shown(known, step.sigma)
+        if shown is None:
             raise StrategyError(
-                f"{self._named} reuses a prediction at step {step.index + 1} of {step.num_steps}, but forward pass "
-                f"{key} of no earlier step computed one for latents of shape {tuple(latents.shape)}; let the first "
-                "step be computed, and guide all steps or none."
+                f"{self._named} reuses {_counted(move.needs)} at step {step.index + 1} of {step.num_steps}, but "
+                f"forward pass {key} of earlier steps computed {len(known)} for latents of shape "
+                f"{tuple(latents.shape)}; let the first steps be computed, and guide all steps or none."
             )
         return ((latents.float() - shown) / step.sigma).to(latents.dtype)
 
@@ -159,6 +161,17 @@ class ForwardPasses:
         if known is None or known[0] is not step or known[1].frame_map is not frame_map:
             known = self._bound = (step, BoundMap(frame_map, step.sigma))
         return known[1]
+
+
+def remembering(
+    known: Sequence[tuple[float, Tensor]], sigma: float, shown: Tensor, count: int
+) -> list[tuple[float, Tensor]]:
+    """The `count` latest of what is `known` for `Reuse.shown`, and what was `shown` at `sigma` in place of others."""
+    return [*(one for one in known if one[0] != sigma), (sigma, shown)][-count:]
+
+
+def _counted(needs: int) -> str:
+    return "a prediction" if needs == 1 else f"{needs} predictions"
 
 
 def checked(

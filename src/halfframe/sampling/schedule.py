@@ -37,9 +37,9 @@ class Schedule:
         return any(isinstance(move, FrameMap) for move in self.moves)
 
     @property
-    def reuses(self) -> bool:
-        """Whether any step reuses an earlier prediction."""
-        return any(isinstance(move, Reuse) for move in self.moves)
+    def reuses(self) -> int:
+        """How many earlier predictions a step may reuse at most."""
+        return max((move.needs for move in self.moves if isinstance(move, Reuse)), default=0)
 
 
 def planned_move(step: Step, strategy: Strategy) -> Move:

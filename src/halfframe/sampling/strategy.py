@@ -5,7 +5,7 @@ The run always carries latents of full length, so that callbacks, interrupts and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -80,7 +80,33 @@ class Reuse:
     """A step without a forward pass: what the last computed step said the clip shows stands in, for each pass.
 
     ``v = (x - x0) / sigma`` with the x0 of the last step that was not itself a reuse, stand-ins for guidance included.
+
+    Attributes:
+        extend: how much of the change of x0 between the last two such steps is added, in proportion to the noise level:
+            1 goes on in a straight line, 0 stands still.
     """
+
+    extend: float = 0.0
+
+    def shown(self, known: Sequence[tuple[float, Tensor]], sigma: float) -> Tensor | None:
+        """The x0 that stands in at `sigma`; None if fewer predictions are `known` than it needs.
+
+        Args:
+            known: noise levels and x0 of the computed steps, the latest last; no two neighbours of one level.
+            sigma: of the step.
+        """
+        if len(known) < self.needs:
+            return None
+        level, latest = known[-1]
+        if not self.extend:
+            return latest
+        before, earlier = known[-2]
+        return latest + self.extend * (sigma - level) / (level - before) * (latest - earlier)
+
+    @property
+    def needs(self) -> int:
+        """How many computed steps there must be before."""
+        return 2 if self.extend else 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,9 +125,11 @@ Move: TypeAlias = FrameMap | Reuse | Given | None
 
 
 def label_of(move: Move) -> str:
-    """A move as reports and recipes name it: ``full``, ``merge:2``, ``reuse``, ..."""
+    """A move as reports and recipes name it: ``full``, ``merge:2``, ``reuse``, ``extend:1``, ..."""
     if isinstance(move, FrameMap):
         return move.label
+    if isinstance(move, Reuse) and move.extend:
+        return f"extend:{move.extend:g}"
     return "full" if move is None else type(move).__name__.lower()
 
 

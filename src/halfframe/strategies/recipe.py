@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,22 +16,35 @@ from halfframe.strategies.merge import Merge
 from halfframe.strategies.selection import Interleave, Interpolate, OwnNoise
 from halfframe.strategies.windowed import Windowed
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "reuses"]
 
 VERSION = 1
+MOST_EXTENDED = 2.0
+"""The largest weight of a change of x0 that ``extend:W`` may add."""
 _FAMILIES: Mapping[str, Callable[[int], Windowed]] = {
     cls.name: lambda stride, cls=cls: cls(stride=stride, until="end")  # type: ignore[misc]
     for cls in (Merge, Interleave, Interpolate, OwnNoise)
 }
+_REUSES = ("reuse", "extend")
+_WEIGHT = re.compile(r"-?\d+(\.\d+)?")
 _RULES: Mapping[str, GuidanceRule] = {"": "both", "cond": "conditional", "delta": "delta"}
-_FORMS = f"full, reuse, {', '.join(f'{name}:N' for name in _FAMILIES)}, each but reuse with +cond or +delta if wanted"
+_FORMS = (
+    f"full, {', '.join(f'{name}:N' for name in _FAMILIES)}, with N >= 2, each with +cond or +delta if wanted; "
+    f"reuse; or extend:W, with W in -{MOST_EXTENDED:g}..{MOST_EXTENDED:g}, not 0"
+)
+
+
+def reuses(move: str) -> bool:
+    """Whether a move makes no forward pass: ``reuse`` or ``extend:W``."""
+    return move.partition(":")[0] in _REUSES
 
 
 @dataclass(frozen=True)
 class Recipe(Strategy):
     """A move for every step of a schedule.
 
-    A move is ``full``, ``reuse`` (no forward pass: the last computed prediction of x0 stands in), or ``merge:N``,
+    A move is ``full``, ``reuse`` (no forward pass: the last computed prediction of x0 stands in), ``extend:W`` (that,
+    with W times the change since the prediction before it, in proportion to the noise level), or ``merge:N``,
     ``interleave:N``, ``interpolate:N`` or ``own-noise:N`` (one of N frames, as the strategy of that name). ``+cond``
     skips the unconditional pass, so that the prediction is the conditional one; ``+delta`` lets the last guidance
     difference of the same expert stand in for it. Moves that alternate go by the step's index.
@@ -43,7 +57,7 @@ class Recipe(Strategy):
         measured: what was measured of it, for the reader: anything that JSON can hold.
 
     Raises:
-        OptionError: no moves, an unknown move, or a first move that has nothing to reuse.
+        OptionError: no moves, an unknown move, or a move that has nothing to reuse.
     """
 
     moves: tuple[str, ...]
@@ -58,8 +72,15 @@ class Recipe(Strategy):
             raise OptionError(f"a recipe needs a list of moves, one for each step, got {self.moves!r}.")
         object.__setattr__(self, "moves", tuple(self.moves))
         parsed = [_parsed(index, move) for index, move in enumerate(self.moves)]
-        if parsed[0][0] == "reuse" or parsed[0][2] == "delta":
+        if parsed[0][0] in _REUSES or parsed[0][2] == "delta":
             raise OptionError(f"move 1, {self.moves[0]!r}, reuses what no step before it computed; begin with full.")
+        bases = [base for base, _, _ in parsed]
+        if "extend" in bases and sum(base not in _REUSES for base in bases[: bases.index("extend")]) < 2:
+            where = bases.index("extend")
+            raise OptionError(
+                f"move {where + 1}, {self.moves[where]!r}, needs two computed steps before it; use reuse, or begin "
+                "with full full."
+            )
         high = self.high_noise_steps
         if high is not None and not (is_count(high, 0) and high <= len(self.moves)):
             raise OptionError(f"high_noise_steps must be an integer in 0..{len(self.moves)}, got {high!r}.")
@@ -79,15 +100,15 @@ class Recipe(Strategy):
                 difference is asked for that no step before it computed.
         """
         self._require_fit(step)
-        base, stride, guidance = _parsed(step.index, self.moves[step.index])
+        base, value, guidance = _parsed(step.index, self.moves[step.index])
         if guidance == "delta" and not self._has_delta(step):
             raise StrategyError(
                 f"move {step.index + 1}, {self.moves[step.index]!r}, reuses a guidance difference, but no earlier step "
                 f"of the {step.expert}-noise expert computes one; give it a step without + first."
             )
-        if base == "reuse":
-            return Reuse()
-        return None if base == "full" else _FAMILIES[base](stride).move(step)
+        if base in _REUSES:
+            return Reuse(value)
+        return None if base == "full" else _FAMILIES[base](int(value)).move(step)
 
     def at(self, step: Step) -> GuidanceRule:
         """What `step` computes of guidance, see `halfframe.sampling.guidance`."""
@@ -175,17 +196,20 @@ class Recipe(Strategy):
     def _has_delta(self, step: Step) -> bool:
         first = step.index - step.expert_index
         earlier = (_parsed(index, self.moves[index]) for index in range(first, step.index))
-        return any(base != "reuse" and not guidance for base, _, guidance in earlier)
+        return any(base not in _REUSES and not guidance for base, _, guidance in earlier)
 
 
-def _parsed(index: int, move: str) -> tuple[str, int, str]:
-    """``(base, stride, guidance)`` of a move, such as ``("merge", 2, "cond")``."""
+def _parsed(index: int, move: str) -> tuple[str, float, str]:
+    """``(base, value, guidance)`` of a move, such as ``("merge", 2, "cond")``, ``("extend", 0.5, "")``."""
     base, plus, guidance = move.partition("+")
-    name, colon, stride = base.partition(":")
+    name, colon, value = base.partition(":")
     if guidance in _RULES and bool(plus) == bool(guidance):
         if not colon and (name == "full" or (name == "reuse" and not plus)):
-            return name, 1, guidance
-        if name in _FAMILIES and stride.isdecimal() and int(stride) >= 2:
-            return name, int(stride), guidance
-    hint = did_you_mean(name, ("full", "reuse", *_FAMILIES)) if name not in ("full", "reuse", *_FAMILIES) else ""
-    raise OptionError(f"move {index + 1}, {move!r}, is unknown; needed: {_FORMS}, with N >= 2.{hint}")
+            return name, 0, guidance
+        if name in _FAMILIES and value.isdecimal() and int(value) >= 2:
+            return name, int(value), guidance
+        if name == "extend" and not plus and _WEIGHT.fullmatch(value) and 0 < abs(float(value)) <= MOST_EXTENDED:
+            return name, float(value), guidance
+    known = ("full", *_REUSES, *_FAMILIES)
+    hint = did_you_mean(name, known) if name not in known else ""
+    raise OptionError(f"move {index + 1}, {move!r}, is unknown; needed: {_FORMS}.{hint}")

@@ -10,7 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["MoveTable", "best_moves", "parts_of"]
+from halfframe.strategies.recipe import reuses
+
+__all__ = ["MoveTable", "best_moves", "measurable", "parts_of"]
 
 _BUCKETS = 50
 """Into how many parts a full step is divided when costs are added up."""
@@ -20,6 +22,14 @@ def parts_of(move: str) -> tuple[str, ...]:
     """The moves that are measured alone for `move`: ``merge:2+cond`` -> ``merge:2`` and ``full+cond``."""
     base, plus, rule = move.partition("+")
     return (move,) if not plus or base == "full" else (base, f"full+{rule}")
+
+
+def measurable(index: int, part: str, high: int) -> bool:
+    """Whether `part` alone can be made at step `index`: a reuse needs one or two computed steps before it, a guidance
+    difference one of the same expert, whose first steps are 0 and `high`.
+    """
+    needs = {"reuse": 1, "extend": 2}.get(part.partition(":")[0], 0)
+    return index >= needs and (index not in (0, high) or part != "full+delta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +89,14 @@ def best_moves(
         for (spent, reused, known), (error, moves) in states.items():
             known = known and index != table.high
             for move, price in table.costs.items():
-                reuses = move == "reuse"
+                free = reuses(move)
                 total = spent + math.ceil(price * _BUCKETS - 1e-6)
-                if total > limit or (index, move) in forbidden or (reuses and reused):
+                if total > limit or (index, move) in forbidden or (free and reused):
                     continue
                 if move.endswith("+delta") and not known:
                     continue
                 sum_ = error + table.error_at(index, move)
-                key = (total, reuses, known or not (reuses or "+" in move))
+                key = (total, free, known or not (free or "+" in move))
                 if sum_ < following.get(key, (math.inf, ()))[0]:
                     following[key] = (sum_, (*moves, move))
         states = following

@@ -13,11 +13,11 @@ from torch import Tensor
 from halfframe.compare.progress import Progress
 from halfframe.plugins.strategies import resolve_strategy
 from halfframe.report.cost import H200, ExpertShape
-from halfframe.strategies.recipe import Recipe
+from halfframe.strategies.recipe import Recipe, reuses
 from halfframe.tuning.log import Log
 from halfframe.tuning.replay import Record, final_latents, final_latents_of
 from halfframe.tuning.result import Candidate
-from halfframe.tuning.search import MoveTable, parts_of
+from halfframe.tuning.search import MoveTable, measurable, parts_of
 
 __all__ = ["Bench", "mean_square"]
 
@@ -120,13 +120,7 @@ class Bench:
         parts = [part for part in dict.fromkeys(part for move in moves for part in parts_of(move)) if part != "full"]
         errors: list[dict[str, float]] = [{} for _ in range(steps)]
         high = self.high(steps)
-        todo = [
-            (index, part)
-            for index in range(steps)
-            for part in parts
-            # A reuse needs a step before it, a guidance difference one of the same expert.
-            if (index or part != "reuse") and (index not in (0, high) or part != "full+delta")
-        ]
+        todo = [(index, part) for index in range(steps) for part in parts if measurable(index, part, high)]
         for done, (index, part) in enumerate(todo, 1):
             alone = ["full"] * steps
             alone[index] = part
@@ -154,7 +148,7 @@ class Bench:
     def _cost(self, move: str) -> float:
         total = self.plain(0, self.steps)[0].shape[-3]
         base, plus, _ = move.partition("+")
-        if base == "reuse":
+        if reuses(base):
             return 0.0
         count = total if base == "full" else self._frames(base, total)
         share = 0.5 if plus else 1.0  # of the two passes of a guided step

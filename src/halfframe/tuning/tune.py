@@ -15,7 +15,7 @@ from halfframe.compare.generators import diffusers_generate, official_generate
 from halfframe.compare.progress import Progress
 from halfframe.errors import OptionError, is_count
 from halfframe.plugins.strategies import DEFAULT_STRATEGY, resolve_strategy
-from halfframe.strategies.recipe import Recipe
+from halfframe.strategies.recipe import Recipe, reuses
 from halfframe.tuning.clips import clips_of
 from halfframe.tuning.frontier import html_page, table, to_dict, write_json
 from halfframe.tuning.log import Log
@@ -30,8 +30,9 @@ _logger = logging.getLogger(__name__)
 BUDGETS = (0.9, 0.75, 0.6, 0.45)
 """Shares of the full cost that recipes are made for."""
 
-MOVES = ("merge:2", "merge:3", "merge:4", "interleave:2", "reuse")
-"""Moves that are tried at every step; where steps are guided, each but ``reuse`` with ``+cond`` and ``+delta`` too."""
+MOVES = ("merge:2", "merge:3", "merge:4", "interleave:2", "reuse", "extend:0.5", "extend:1")
+"""Moves that are tried at every step; where steps are guided, those with a forward pass have ``+cond`` and ``+delta``
+too."""
 
 
 def tune(
@@ -204,9 +205,9 @@ def _passes(
 def _tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
     tried = ["full"]
     for move in ("full", *moves):
-        plain = "+" not in move and move != "reuse"
+        plain = "+" not in move and not reuses(move)
         tried += [move, *((f"{move}+cond", f"{move}+delta") if plain and guided else ())]
-    Recipe(("full", *tried))  # refuses unknown moves
+    Recipe(("full", "full", *tried))  # refuses unknown moves
     return tuple(dict.fromkeys(tried))
 
 

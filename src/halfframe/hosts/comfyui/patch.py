@@ -157,7 +157,7 @@ class _Wrappers:
         strategy = within(chosen.strategy, guider.model_patcher.get_model_object("model_sampling"), *self._percent)
         core = SamplingRun(facts, strategy, chosen.guidance, chosen.hooks.hook, chosen.measure)
         schedule = core.follow(steps)
-        core.passes.remembers = False  # what is reused here is the guided prediction
+        core.passes.remembers = 0  # what is reused here is the guided prediction
         frame_numbers = torch.arange(count, dtype=noise.dtype)[:, None, None].expand(noise.shape)
         mirrors = schedule.maps and not same_after_switch(strategy, frame_numbers)
         if mirrors:

@@ -13,6 +13,7 @@ from halfframe.errors import StrategyError, warn
 from halfframe.hosts.comfyui.positions import placed_at
 from halfframe.hosts.comfyui.refusals import refuse_call, refuse_guider, refuse_window
 from halfframe.hosts.comfyui.steps import Table
+from halfframe.sampling.forward import remembering
 from halfframe.sampling.frame_map import FrameMap
 from halfframe.sampling.frames import TIME_DIM
 from halfframe.sampling.guidance import GuidancePlan, GuidanceState
@@ -44,7 +45,7 @@ class ComfyRun:
         self._guidance = GuidanceState(plan)
         self._moves: dict[tuple[int, float, int, tuple[int, ...]], tuple[Step, Move]] = {}
         self._met: set[int] = set()
-        self._shown: Tensor | None = None
+        self._shown: list[tuple[float, Tensor]] = []
         self._warned = False
 
     @property
@@ -81,7 +82,7 @@ class ComfyRun:
         guided = _is_guided(guider)
         stood_in = ""
         if isinstance(move, Reuse):
-            shown = self._reused(step)
+            shown = self._reused(step, move, _level(sigma))
             for _ in range(1 + guided):
                 self.run.passes.skip(step, x)
         elif not isinstance(move, FrameMap | None):
@@ -89,7 +90,7 @@ class ComfyRun:
         else:
             shown, stood_in = self._guided(executor, guider, step, guided, x, sigma, options, seed)
             if self.schedule.reuses:
-                self._shown = shown
+                self._shown = remembering(self._shown, _level(sigma), shown, self.schedule.reuses)
         if index not in self._met:
             self._met.add(index)
             self.run.meter.step(step.expert, frames_of(move, step.num_frames), label_of(move) + stood_in)
@@ -143,7 +144,7 @@ class ComfyRun:
 
     def close(self) -> None:
         """Let go of every tensor."""
-        self._shown = None
+        self._shown = []
         self._guidance.close()
         self.run.close()
 
@@ -214,13 +215,15 @@ class ComfyRun:
         name = "sampler_post_cfg_function"
         return {**options, name: [see, *options.get(name, [])]}
 
-    def _reused(self, step: Step) -> Tensor:
-        if self._shown is None:
+    def _reused(self, step: Step, move: Reuse, sigma: float) -> Tensor:
+        shown = move.shown(self._shown, sigma)
+        if shown is None:
             raise StrategyError(
-                f"step {step.index + 1} of {step.num_steps} reuses a prediction, but its sampler computed none before; "
-                "a sampler knows nothing of the one before it: let the first step of each model be computed."
+                f"step {step.index + 1} of {step.num_steps} reuses what {move.needs} steps before it computed, but its "
+                f"sampler computed {len(self._shown)}; a sampler knows nothing of the one before it: let the first "
+                f"{'step' if move.needs == 1 else 'two steps'} of each model be computed."
             )
-        return self._shown.clone()
+        return shown.clone()
 
     def _warn_of_uncond(self) -> None:
         if not self._warned:
