@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from halfframe.testing import tiny_diffusers_t2v, tiny_wan_t2v
 from halfframe.tuning import Measured, Tuning, tune, tune_cases
 from halfframe.tuning.frontier import table
 from halfframe.tuning.replay import final_latents
+from halfframe.tuning.rivals import most_steps
+from halfframe.tuning.table import Bench
 
 STEPS = 5
 
@@ -120,7 +123,7 @@ def test_tuning_ends_in_recipes_that_cost_no_more_than_asked(tmp_path: Path) -> 
         "output": tmp_path,
     }
     found = tune_cases(host.pipe, host, 2, **arguments)
-    assert [chosen.cost <= share * STEPS + 1e-6 for chosen, share in zip(found.chosen, (0.8, 0.5), strict=True)]
+    assert all(chosen.cost <= share * STEPS + 1e-6 for chosen, share in zip(found.chosen, (0.8, 0.5), strict=True))
     assert len(found.checked) == 2
     assert all(len(checked.errors) == 1 for checked in found.checked)
     assert {rival.kind for rival in found.rivals} == {"fewer steps", "truncated guidance"}
@@ -157,6 +160,32 @@ def test_tuning_ends_in_recipes_that_cost_no_more_than_asked(tmp_path: Path) -> 
     assert len(again.chosen) == 2
     with pytest.raises(OptionError, match=r"other settings \(cases differ\)"):
         tune_cases(host.pipe, host, 1, **arguments)
+
+
+def test_fewer_steps_are_chosen_where_no_recipe_is_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(bench: Bench, moves: Sequence[str]) -> list[float]:
+        return [0.1 * (STEPS - len(moves)) if set(moves) == {"full"} else 0.9] * bench.cases
+
+    host = diffusers()
+    arguments: dict[str, Any] = {"steps": STEPS, "budgets": (0.9, 0.7, 0.5), "moves": ("reuse",), "schedules": (STEPS,)}
+    arguments |= {"runs": 1, "strategies": ()}
+    recipes = tune_cases(host.pipe, host, 1, **arguments).chosen
+    assert all(len(chosen.recipe.moves) == STEPS and chosen.predicted is not None for chosen in recipes)
+    monkeypatch.setattr(Bench, "measured", measured)
+    found = tune_cases(host.pipe, host, 1, **arguments)
+    assert [chosen.recipe.moves for chosen in found.chosen] == [("full",) * 4, ("full",) * 3, ("full",) * 2]
+    assert [(chosen.cost, chosen.predicted) for chosen in found.chosen] == [(4, None), (3, None), (2, None)]
+
+
+def test_the_most_steps_within_a_budget() -> None:
+    assert [(one.moves, one.cost, one.kind) for one in most_steps(3.1, 5, guided=False)] == [
+        (("full",) * 3, 3.0, "fewer steps")
+    ]
+    plain, quarter, half = most_steps(3.1, 5, guided=True)
+    assert plain.moves == ("full",) * 3
+    assert (quarter.moves, quarter.cost) == (("full", "full", "full+cond"), 2.5)
+    assert (half.moves, half.cost) == (("full", "full", "full+cond", "full+cond"), 3.0)
+    assert not most_steps(0.4, 5, guided=False)
 
 
 def test_strategies_and_recipes_are_measured_beside(tmp_path: Path) -> None:

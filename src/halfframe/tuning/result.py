@@ -19,7 +19,7 @@ class Measured:
     Attributes:
         recipe: its moves.
         cost: in full steps of the schedule asked for, by measured time.
-        predicted: mean square error that the search expected; None for a rival.
+        predicted: mean square error that the search expected; None for fewer steps.
         error: mean square error of the final latents, over the clips it was run on.
         errors: of each of these clips.
         kind: ``"recipe"``, ``"fewer steps"`` or ``"truncated guidance"``.
@@ -59,7 +59,8 @@ class Tuning:
     Attributes:
         steps: of the schedule asked for.
         tables: the errors of single moves, for each schedule that was searched.
-        chosen: the best recipe for each budget, as measured on the clips of the search.
+        chosen: the best for each budget, as measured on the clips of the search: a recipe, or fewer steps where none
+            is nearer.
         checked: the same recipes on clips that the search did not see; empty without such.
         rivals: fewer plain steps, and fewer steps with guidance truncated, measured on the same clips as `checked`
             (on those of the search without such).

@@ -20,6 +20,7 @@ from halfframe.tuning.clips import clips_of
 from halfframe.tuning.frontier import html_page, table, to_dict, write_json
 from halfframe.tuning.log import Log
 from halfframe.tuning.result import Measured, Tuning
+from halfframe.tuning.rivals import fewer_steps, most_steps
 from halfframe.tuning.search import MoveTable, best_moves, parts_of
 from halfframe.tuning.table import Bench, Call
 
@@ -161,8 +162,10 @@ def tune_cases(
     log = Log(None if folder is None else folder / "tuning.jsonl", kept)
     told = Progress(progress, 0)
     bench = Bench(pipe, call, cases, steps, log, told)
-    tried = _tried(moves, bench.guided())
-    ahead = _passes(bench, lengths, tried, [runs] * len(budgets), check, len(strategies))
+    guided = bench.guided()
+    tried = _tried(moves, guided)
+    measured = runs + (0 if not check else 3 if guided else 1)  # fewer steps too; without a check they are the rivals
+    ahead = _passes(bench, lengths, tried, [measured] * len(budgets), check, len(strategies))
     told.expect(sum(ahead))
     told.say(f"up to {sum(ahead):,} forward passes if nothing is known yet")
     errors = []
@@ -173,13 +176,13 @@ def tune_cases(
     told.say(f"{len(log)} results measured; searching")
     chosen = []
     for number, budget in enumerate(sorted(budgets, reverse=True), len(lengths) + 1):
-        chosen.append(_search(bench, tables, budget * steps, runs))
+        chosen.append(_search(bench, tables, budget * steps, runs, guided))
         told.expect(sum(ahead[number:]))
     peak = _peak(bench)
     judge = bench if not check else _judge(bench, pipe, call, cases, check, kept, folder)
     checked = tuple(_run(judge, found.recipe.moves, found.cost, found.predicted) for found in chosen) if check else ()
     candidates = tuple(judge.candidate(name) for name in dict.fromkeys(strategies))
-    rivals = tuple(_rivals(judge, steps, bench.guided()))
+    rivals = tuple(_rivals(judge, steps, guided))
     tuning = Tuning(steps, tables, tuple(chosen), checked, rivals, peak, candidates)
     if folder is not None:
         _save(tuning, folder)
@@ -211,8 +214,8 @@ def _tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tried))
 
 
-def _search(bench: Bench, tables: Sequence[MoveTable], budget: float, runs: int) -> Measured:
-    """The best measured recipe of `runs`: the expected best, then those around the best so far."""
+def _search(bench: Bench, tables: Sequence[MoveTable], budget: float, runs: int, guided: bool) -> Measured:
+    """The best that was measured: of `runs` recipes, the expected best and those around it, and of fewer steps."""
     waiting: dict[tuple[str, ...], tuple[float, MoveTable]] = {}
     done: dict[tuple[str, ...], Measured] = {}
 
@@ -232,6 +235,9 @@ def _search(bench: Bench, tables: Sequence[MoveTable], budget: float, runs: int)
             for index, move in enumerate(moves):
                 if move != "full":
                     offer(origin, frozenset({(index, move)}))
+    for rival in most_steps(budget, bench.steps, guided):
+        if rival.moves not in done:
+            done[rival.moves] = _run(bench, rival.moves, rival.cost, None)
     if not done:
         raise OptionError(f"no recipe costs {budget:.2f} full steps or less; give a larger budget, or further moves.")
     return min(done.values(), key=lambda found: found.error)
@@ -254,16 +260,13 @@ def _judge(
 
 
 def _rivals(bench: Bench, steps: int, guided: bool) -> Sequence[Measured]:
-    """Fewer plain steps, and fewer steps of which the last skip the unconditional pass."""
+    """Every number of fewer steps, and all numbers with guidance truncated."""
     rivals = []
     for count in range(1, steps + 1):
         bench.progress.say(f"rivals: {count} of {steps} steps")
-        if count < steps:
-            rivals.append(_run(bench, ["full"] * count, float(count), None, "fewer steps"))
-        for skipped in (round(count * 0.25), round(count * 0.5)) if guided else ():
-            if skipped:
-                moves = ["full"] * (count - skipped) + ["full+cond"] * skipped
-                rivals.append(_run(bench, moves, count - skipped / 2, None, "truncated guidance"))
+        for rival in fewer_steps(count, guided):
+            if rival.cost < steps:
+                rivals.append(_run(bench, rival.moves, rival.cost, None, rival.kind))
     return rivals
 
 
