@@ -1,14 +1,16 @@
 """Real timer signals at random moments of entering, calling and leaving: what hangs, what stays.
 
-    python -m tests.attacks.interrupts diffusers 10000
+    python -m tests.attacks.interrupts diffusers 10000 [SECONDS]
 
 prints how often each thing went wrong, and where it hung. Half of the interrupts fall anywhere in the block, half
-around its two ends.
+around its two ends. It takes a process of its own: an interrupt in Python's or another library's code can leave a lock
+of theirs held, such as the import lock, for which every other thread would wait then.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import random
 import signal
 import sys
@@ -145,4 +147,5 @@ if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
     chosen, number = sys.argv[1], int(sys.argv[2])
-    print(chosen, dict(attack(*small(chosen), number, seconds=float(sys.argv[3]) if len(sys.argv) > 3 else 1e9)))
+    limit = float(sys.argv[3]) if len(sys.argv) > 3 else 1e9
+    print(json.dumps(attack(*small(chosen), number, seed=1, seconds=limit)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
 import sys
 from typing import Any
 
@@ -15,10 +17,12 @@ from halfframe.hosts.patching import Patches
 from . import interrupts
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("host", ["wan", "diffusers"])
-def test_interrupts_at_random_moments_leave_nothing(host: str) -> None:
-    outcome = interrupts.attack(*interrupts.small(host), 300, seed=1, seconds=25)
+def test_interrupts_at_random_moments_leave_nothing(host: str, pytestconfig: pytest.Config) -> None:
+    command = [sys.executable, "-m", "tests.attacks.interrupts", host, "300", "25"]
+    done = subprocess.run(command, cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout.splitlines()[-1])
     assert outcome["interrupted"] > 50
     assert not {name for name in outcome if name.isupper() or name.startswith(("WRONG", "HUNG"))}, outcome
 

@@ -56,8 +56,13 @@ class Session:
         quality: whether clips are kept, shown, and measured against the baseline's.
         spots: whether the parts of a run are timed, and each kind of forward pass by itself before the first run.
         budget: for all of it; with fewer steps than `steps`, results are extrapolated. It needs spots.
-        equal_cost, warm_up_steps, repeat, temporal_stride, output, resume, progress: as `compare` has them; where parts
-            are timed, a warm-up has all steps.
+        equal_cost: as `compare` has it.
+        warm_up_steps: as `compare` has it; where parts are timed, a warm-up has all steps.
+        repeat: as `compare` has it.
+        temporal_stride: as `compare` has it.
+        output: as `compare` has it.
+        resume: as `compare` has it.
+        progress: as `compare` has it.
         facts: for the heading of the tables, beside the machine's and the host's.
         check: ``(name, latents)``: how far the decoded latents are from others, for the tables.
 
