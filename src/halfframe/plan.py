@@ -15,7 +15,7 @@ from halfframe.report.report import Report, run_lengths, text_table
 from halfframe.sampling import frames
 from halfframe.sampling.guidance import Guidance
 from halfframe.sampling.schedule import Schedule, experts_by_boundary, steps_of
-from halfframe.sampling.strategy import Step, Strategy, frames_of, label_of
+from halfframe.sampling.strategy import Reuse, Step, Strategy, frames_of, label_of
 
 __all__ = ["Plan", "plan"]
 
@@ -173,7 +173,7 @@ def plan(
         length = frames.sequence_length(count, per_frame, group_size)
         suffix = ""
         for number in range(2 if guided else 1):
-            asked = rule.at(step) if number else "both"
+            asked = rule.at(step) if number and not isinstance(move, Reuse) else "both"
             skips = asked in ("conditional", "delta") or (asked == "delta if known" and step.expert in computed)
             if skips:
                 suffix = "+delta" if asked != "conditional" and step.expert in computed else "+cond"

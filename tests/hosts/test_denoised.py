@@ -243,6 +243,27 @@ def test_diffusers_makes_its_table_once_a_step() -> None:
     assert len(made) == enabled.report.high.passes - 1
 
 
+def test_diffusers_embedding_that_changes_between_steps_is_asked_again() -> None:
+    """As extrapolation of RoPE by noise level needs it; the strategy places the same frames at each step."""
+
+    def latents(edited: bool) -> Tensor:
+        pipe = tiny_diffusers_t2v(seed=0)
+
+        def edit(pipe: Any, index: int, *_: Any) -> dict[str, Any]:
+            if edited and index == 2:
+                pipe.transformer.rope.freqs_cos.mul_(0.5)
+            return {}
+
+        with halfframe.enabled(pipe, "interpolate:until=switch") as enabled:
+            result = run(pipe, num_frames=29, callback_on_step_end=edit)
+        assert enabled.report is not None
+        assert enabled.report.high.steps > 4
+        return result
+
+    assert torch.equal(latents(False), latents(False))
+    assert not torch.equal(latents(True), latents(False))
+
+
 def test_a_pinned_last_frame_is_a_neighbour_like_any_other() -> None:
     """Frames 5 and 6 of 8 lie between the kept frame 4 and the pinned frame 7."""
     from PIL import Image

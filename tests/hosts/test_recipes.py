@@ -124,6 +124,33 @@ def test_recipe_is_the_loop(host: str, name: str, scheduler: str) -> None:
     )
 
 
+class Moves(halfframe.Strategy):
+    """Reuses at the given steps, and has no say in guidance."""
+
+    def __init__(self, moves: dict[int, halfframe.Reuse]) -> None:
+        self._moves = moves
+
+    def move(self, step: halfframe.Step) -> halfframe.Reuse | None:
+        return self._moves.get(step.index)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("last", ["reuse", "extend:0.5"])
+def test_guidance_leaves_reused_steps_alone(host: str, last: str) -> None:
+    """Both passes of such a step are reused, and what they say is nothing for a later one to go on from."""
+    with torch.no_grad():
+        expected = recipe_loop(parts_of(host, 8), ("full", "full", "full", "full+cond", "extend:1", last))
+    moves = {4: halfframe.Reuse(1), 5: halfframe.Reuse(0.5 if last != "reuse" else 0)}
+    guidance = halfframe.Guidance(skip_last=3)
+    with halfframe.enabled(pipe_of(host), Moves(moves), guidance=guidance) as enabled:
+        latents = sample(host, 8)
+    close(latents, expected)
+    assert enabled.report is not None
+    assert enabled.report.moves == ("full", "full", "full", "full+cond", "extend:1", last)
+    plan = halfframe.plan(frame_num=29, sampling_steps=STEPS, strategy=Moves(moves), guidance=guidance)
+    assert plan.report.moves == enabled.report.moves
+
+
 @pytest.mark.parametrize("host", LOW_DELTA)
 def test_delta_in_both_experts(host: str) -> None:
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,8 +37,8 @@ def latents(pipe: Any, strategy: Any = None, **options: Any) -> Tensor:
 
 @pytest.mark.parametrize("offload_type", ["leaf_level", "block_level"])
 @pytest.mark.parametrize("strategy", ["merge", "interleave:until=1", "self-duplicate"])
-def test_group_offloading(offload_type: str, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From CPU to CPU: the hooks and the moves are real; diffusers only insists that there is an accelerator."""
+def test_group_offloading(offload_type: str, strategy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Between disk and CPU, so that weights are gone until a hook brings them; diffusers insists on an accelerator."""
     if torch.accelerator.current_accelerator() is None:
         monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device("cpu"))
     hooks = pytest.importorskip("diffusers.hooks")
@@ -49,6 +50,7 @@ def test_group_offloading(offload_type: str, strategy: str, monkeypatch: pytest.
             onload_device=torch.device("cpu"),
             offload_type=offload_type,
             num_blocks_per_group=1 if offload_type == "block_level" else None,
+            offload_to_disk_path=str(tmp_path / name),
         )
     assert torch.equal(latents(pipe), plain)
     assert torch.equal(latents(pipe, strategy), halved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import halfframe
 from halfframe import Reuse
 from halfframe.sampling.forward import remembering
 from halfframe.sampling.strategy import label_of
@@ -33,3 +34,9 @@ def test_only_the_latest_of_each_noise_level_is_remembered() -> None:
     for value, sigma in enumerate((0.9, 0.7, 0.7, 0.4)):
         known = remembering(known, sigma, torch.tensor(float(value)), 2)
     assert [(sigma, int(value)) for sigma, value in known] == [(0.7, 2), (0.4, 3)]
+
+
+@pytest.mark.parametrize("extend", [float("nan"), float("inf"), "1", True, None])
+def test_extend_is_a_finite_number(extend: object) -> None:
+    with pytest.raises(halfframe.OptionError, match=r"Reuse: extend must be a finite number, got "):
+        Reuse(extend)  # type: ignore[arg-type]

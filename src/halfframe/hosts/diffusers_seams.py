@@ -160,7 +160,7 @@ class Routes:
                     given["timestep"] = made.timestep(given["timestep"])
                 compiled = module is not plain or is_compiled(plain)
                 _refuse_uneven_groups(plain, made)
-                with rope.at(made.positions, compiled):
+                with rope.at(made.positions, made.step, compiled):
                     output = original(**given)
                 prediction: Tensor = output[0] if isinstance(output, tuple) else output.sample
                 return prediction

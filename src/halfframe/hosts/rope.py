@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -139,14 +139,16 @@ class RopePositions:
         self._patches = patches
         self._intercepted = self._met = False
         self._positions: Sequence[float] | None = None
-        self._latest: tuple[object, tuple[Tensor, ...]] | None = None  # both passes of a step are given the same
+        self._step: Hashable = None
+        self._latest: tuple[object, tuple[Tensor, ...]] | None = None
 
     @contextlib.contextmanager
-    def at(self, positions: Sequence[float] | None, compiled: bool) -> Iterator[None]:
+    def at(self, positions: Sequence[float] | None, step: Hashable, compiled: bool) -> Iterator[None]:
         """Place frames at `positions`, one each, during a call; None: as ever.
 
         Args:
             positions: one per frame.
+            step: tells one step from another.
             compiled: whether the module's call is compiled as a whole.
 
         Raises:
@@ -168,7 +170,7 @@ class RopePositions:
             self._intercepted = True
             self._patches.callback(self._forget)
             intercept(rope, self._around, self._patches)
-        self._positions, self._met = positions, False
+        self._positions, self._step, self._met = positions, step, False
         try:
             yield
         finally:
@@ -182,7 +184,7 @@ class RopePositions:
             return original(*args, **kwargs)
         self._met = True
         (hidden_states,) = (*args, *kwargs.values())
-        key = (positions, hidden_states.shape, hidden_states.device, hidden_states.dtype)
+        key = (self._step, positions, hidden_states.shape, hidden_states.device, hidden_states.dtype)
         if self._latest is None or self._latest[0] != key:
             self._latest = key, self._tables(original, hidden_states, positions)
         return self._latest[1]

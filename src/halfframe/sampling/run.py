@@ -129,15 +129,16 @@ class SamplingRun:
         schedule = self._planned(latents)
         step = self._current_step(schedule, expert)
         latents = self._carried_on(schedule, step, latents)
-        velocity = self._guidance.stand_in(step, self._number)
+        move = schedule.moves[self._index]
+        reused = isinstance(move, Reuse)  # both passes are; guidance has nothing to skip there
+        velocity = None if reused else self._guidance.stand_in(step, self._number)
         if velocity is not None:
             self._stood_in = self._guidance.label
             self.passes.skip(step, latents)
             self.passes.see(step, self._number, latents, velocity)
         else:
-            move = schedule.moves[self._index]
             velocity = self.passes.make(step, move, self._number, latents, compute)
-            self._guidance.see(step, self._number, velocity, computed=not isinstance(move, Reuse))
+            self._guidance.see(step, self._number, velocity, computed=not reused)
         self._number += 1
         return velocity
 

@@ -5,6 +5,7 @@ The run always carries latents of full length, so that callbacks, interrupts and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -12,6 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from halfframe.errors import OptionError
 from halfframe.report.cost import Expert
 from halfframe.sampling.frame_map import FrameMap
 from halfframe.sampling.frames import TIME_DIM
@@ -80,13 +82,22 @@ class Reuse:
     """A step without a forward pass: what the last computed step said the clip shows stands in, for each pass.
 
     ``v = (x - x0) / sigma`` with the x0 of the last step that was not itself a reuse, stand-ins for guidance included.
+    `Guidance` has no say at such a step: both passes are reused.
 
     Attributes:
         extend: how much of the change of x0 between the last two such steps is added, in proportion to the noise level:
             1 goes on in a straight line, 0 stands still.
+
+    Raises:
+        OptionError: `extend` is not a finite number.
     """
 
     extend: float = 0.0
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.extend, int | float) and not isinstance(self.extend, bool)
+        if not number or not math.isfinite(self.extend):
+            raise OptionError(f"Reuse: extend must be a finite number, got {self.extend!r}.")
 
     def shown(self, known: Sequence[tuple[float, Tensor]], sigma: float) -> Tensor | None:
         """The x0 that stands in at `sigma`; None if fewer predictions are `known` than it needs.
