@@ -41,7 +41,8 @@ def calibration(results: Results) -> list[str]:
             lines += [
                 f"Clips of the world itself, through the VAE: {truth_cells(row, results)[0]} % are right, "
                 f"{100 * valid:.0f} % are `valid` by the limits of `halfframe_tinywan.truth`. No clip of any model is: "
-                "tiles merge, and the ground is not quite the same when it comes back into view. So the tables ask whether a "
+                "tiles merge, and the ground is not quite the same when it comes back into "
+                "view. So the tables ask whether a "
                 "clip is *as sound* as those of the plain 20 steps.",
                 "",
             ]
@@ -146,16 +147,19 @@ def text(results: Results) -> str:
     head = [
         "# Study",
         "",
-        "How near are the clips of faster settings to the plain run of the same seed, and how good are they? TinyWan is "
+        "How near are the clips of faster settings to the plain run of the same seed, and how "
+        "good are they? TinyWan is "
         "a toy: a small Wan2.2 trained on a drawn world. "
         + ("**Random weights: a rehearsal.**" if facts["random_weights"] else ""),
         "",
         f"{facts['clips']} held-out clips of {facts['video_frames']} frames of 96x96; methods that decide once for a "
-        f"whole batch were run clip by clip, on the first {facts['single']}. {facts['device']}, PyTorch {facts['torch']}, "
+        f"whole batch were run clip by clip, on the first {facts['single']}. {facts['device']}, "
+        f"PyTorch {facts['torch']}, "
         f"{facts['precision']}{facts.get('others', '')}. "
         "Cost is in full steps at the sizes of A14B, 81 frames of 1280x720. PSNR is in dB to the "
         "plain run, the mean over clips ± half of the 95 % bootstrap interval. *Right* and *as sound* have Wilson's "
-        "intervals. A clip is as sound if none of seven measures of motion and ground is worse than in 98 % of the plain 20-step "
+        "intervals. A clip is as sound if none of seven measures of motion and ground is worse "
+        "than in 98 % of the plain 20-step "
         "clips. *Speed* is the ground's median speed in pixels per video frame. "
         "Leads are differences in PSNR at equal cost, clip by clip. *To fewer steps*: with full guidance, interpolated "
         "between two numbers of steps. *To the best rival*: the best run of equal or lower cost, among fewer steps, "
@@ -179,8 +183,10 @@ def text(results: Results) -> str:
         "Caches",
         "cache",
         "The caches of diffusers, and cache-dit, each over its range. Cost counts the parts of each block that were "
-        "computed; a first block that is always computed counts as one of 40. PyramidAttentionBroadcast and FasterCache "
-        "keep one state for both guidance passes, so one pass gets the other's attention. MagCache uses the ratios that "
+        "computed; a first block that is always computed counts as one of 40. "
+        "PyramidAttentionBroadcast and FasterCache "
+        "keep one state for both guidance passes, so one pass gets the other's attention. "
+        "MagCache uses the ratios that "
         "its own calibration prints for the conditional passes.",
     )
     if results.failed:
