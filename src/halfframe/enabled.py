@@ -1,4 +1,4 @@
-"""``with halfframe.enabled(pipe):`` - where host, strategy, hooks and patches are put together and taken apart."""
+"""``with halfframe.enabled(pipe):`` - connects host, strategy, hooks and patches, and undoes it."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ def enabled(
     """Make `pipe` faster within the ``with`` block: its high-noise expert computes only part of the latent frames.
 
     By default it does so on the first steps only, at noise levels of 0.99 and above, which keeps the take of a seed.
-    Over the whole high-noise phase (``"interleave"``, ``"merge"``, ``"self-duplicate"``) it is much faster, and makes
+    Over the whole high-noise phase (``"interleave"``, ``"merge"``, ``"self-duplicate"``) it is much faster, but gives
     another take, with less motion.
 
-    The pipeline is called as ever, any number of times. Only this instance is changed, and it is exactly as before once
-    the block is left, however it is left. Source: half-frame generation for Wan2.2, https://github.com/pkucaoyuan/WAN_inference.
+    Call the pipeline as usual, any number of times. Only this instance is patched. It is restored exactly when the
+    block is left, also after an exception. Source: half-frame generation for Wan2.2, https://github.com/pkucaoyuan/WAN_inference.
 
     Args:
         pipe: a two-expert pipeline: ``wan.text2video.WanT2V`` or ``wan.image2video.WanI2V``, or diffusers'
             ``WanPipeline`` or ``WanImageToVideoPipeline``, or a modular pipeline of its blocks for Wan2.2.
         strategy: what is computed at each step: the name of an installed strategy (see `halfframe.strategies`), with
-            options if wanted (``"interleave:stride=3"``); a strategy object (``halfframe.Merge(stride=3, until=1)``);
+            or without options (``"interleave:stride=3"``); a strategy object (``halfframe.Merge(stride=3, until=1)``);
             a `halfframe.Recipe` or the path of one (``"recipe.json"``); a function ``(latents, num_frames) ->
-            latents`` with time at dim -3; or None for all frames, to truncate guidance alone.
+            latents`` with time at dim -3; or None for all frames, to truncate guidance only.
         guidance: which steps skip the unconditional forward pass; by default none.
-        measure: time every forward pass of the experts, synchronising the device; the report then has seconds.
-        plugins: objects with `halfframe.hookimpl` functions, for this block, beside the installed ones.
+        measure: time every forward pass of the experts, with device synchronisation; the report then has seconds.
+        plugins: objects with `halfframe.hookimpl` functions, for this block, in addition to the installed ones.
         wait: calls from other threads wait for their turn, in order. By default a call is refused while the pipeline
             is generating.
-        **options: the strategy's own, where it is given by name, class or function.
+        **options: options of the strategy, if it is given by name, class or function.
 
     Returns:
-        A context manager; within the block, its ``report`` is the latest run's.
+        A context manager; within the block, its ``report`` is that of the latest run.
 
     Raises:
         UnsupportedPipelineError: `pipe` has no expert switch, or is of a kind that halfframe does not know.
@@ -68,17 +68,17 @@ def enabled(
 
 
 def enable(pipe: Any, strategy: StrategyLike = DEFAULT_STRATEGY, **settings: Any) -> EnabledPipe:
-    """Switch halfframe on for `pipe` until `disable`, for servers and notebooks; arguments as for `enabled`."""
+    """Switch halfframe on for `pipe` until `disable`, for servers and notebooks; takes the arguments of `enabled`."""
     handle = enabled(pipe, strategy, **settings)
     handle._switch_on()
     return handle
 
 
 def disable(pipe: Any) -> None:
-    """Switch halfframe off again for a pipeline that `enable` switched it on for.
+    """Switch halfframe off for a pipeline, after `enable`.
 
     Raises:
-        HalfframeError: it is not on, or a ``with`` block switches it off.
+        HalfframeError: halfframe is not on for `pipe`, or a ``with`` block switched it on.
     """
     handle = handle_of(pipe)
     if handle is None or handle._state != "on":

@@ -1,4 +1,4 @@
-"""A pipeline with halfframe on: runs one after another, and an undo that no interrupt and no thread gets past."""
+"""A pipeline with halfframe on: it serves one run at a time, and is restored despite interrupts and threads."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class _Exit:
 
 
 class EnabledPipe:
-    """A pipeline with halfframe on: what ``with halfframe.enabled(pipe) as run`` and `halfframe.enable` give.
+    """A pipeline with halfframe on, as returned by `halfframe.enabled` and `halfframe.enable`.
 
     Attributes:
         reports: one report per finished run, oldest first; the last 100 are kept.
@@ -94,17 +94,17 @@ class EnabledPipe:
 
     @property
     def pipe(self) -> Any:
-        """The pipeline; once halfframe is off it is not kept alive from here, and may be None."""
+        """The pipeline. Once halfframe is off, only a weak reference is kept, so this may be None."""
         return self._ref() if self._pipe is None else self._pipe
 
     @property
     def strategy(self) -> Any:
-        """The strategy that serves its runs."""
+        """The strategy of its runs."""
         return self._configuration.strategy
 
     @property
     def report(self) -> Report | None:
-        """The report of the calling thread's latest run, or if it made none, of the latest; None before the first."""
+        """The report of the calling thread's latest run; without one, of any thread's latest; None before the first."""
         latest: Report | None = getattr(self._own, "report", None)
         return latest or (self.reports[-1] if self.reports else None)
 

@@ -1,4 +1,4 @@
-"""What a run would cost: the same bookkeeping as a real run's report, from a schedule and shapes alone."""
+"""What a run would cost: the same counts as in a real run's report, computed from a schedule and shapes only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Plan:
     Attributes:
         report: the counts that the run's report would have; its times are predicted, not measured.
         sequence_length_full: tokens of the full clip.
-        note: what becomes of the video frames that were asked for; empty if hosts make as many.
+        note: how hosts round the requested number of video frames; empty if they do not.
     """
 
     report: Report
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def predicted_speedup(self) -> float:
-        """The experts' time without halfframe over that with it."""
+        """The experts' time without halfframe, divided by their time with it."""
         return self.report.predicted_speedup or 1.0
 
     @property
@@ -55,7 +55,7 @@ class Plan:
         return without * 1000 / 3600, run * 1000 / 3600
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data that `json.dumps` takes."""
+        """The plan as plain data, ready for `json.dumps`."""
         report = self.report.to_dict()
         for name in ("total_seconds", "host"):
             del report[name]
@@ -132,18 +132,18 @@ def plan(
 
     Args:
         size: (width, height) in pixels, multiples of 16.
-        frame_num: video frames; where it is not 4n+1, as many are planned as the official package makes.
-        sampling_steps: steps of the scheduler.
-        shift: of the schedule.
+        frame_num: video frames; if it is not 4n+1, it is rounded as in the official package.
+        sampling_steps: number of scheduler steps.
+        shift: shift of the schedule.
         sample_solver: ``"unipc"`` or ``"dpm++"``.
         boundary: 0..1; 0.875 for T2V-A14B, 0.9 for I2V-A14B.
         strategy: as for `halfframe.enabled`.
         guidance: as for `halfframe.enabled`.
-        guided: whether a step has two forward passes; distilled experts make one.
+        guided: whether a step has two forward passes; with distilled experts it has one.
         expert_shape: the experts' sizes.
-        group_size: sequence-parallel group, to whose multiple tokens are padded.
-        rates: of a machine, for seconds; by default those of one H200.
-        **options: the strategy's own.
+        group_size: size of the sequence-parallel group; tokens are padded to a multiple of it.
+        rates: the speed of a machine, for predicted seconds; by default that of one H200.
+        **options: options of the strategy.
 
     Raises:
         OptionError: unusable sizes or counts.

@@ -1,4 +1,4 @@
-"""diffusers' group offloading on the official experts, beside halfframe: what prefetching is done with."""
+"""diffusers' group offloading on the official experts, beside halfframe."""
 
 from __future__ import annotations
 

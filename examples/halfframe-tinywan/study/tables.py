@@ -41,7 +41,8 @@ def calibration(results: Results) -> list[str]:
             lines += [
                 f"Clips of the world itself, through the VAE: {truth_cells(row, results)[0]} % are right, "
                 f"{100 * valid:.0f} % are `valid` by the limits of `halfframe_tinywan.truth`. No clip of any model is: "
-                "tiles merge, and the ground is not quite the same when it comes back. So the tables ask whether a "
+                "tiles merge, and the ground is not quite the same when it comes back into "
+                "view. So the tables ask whether a "
                 "clip is *as sound* as those of the plain 20 steps.",
                 "",
             ]
@@ -49,7 +50,7 @@ def calibration(results: Results) -> list[str]:
         rows = results.of(setting, "fewer steps", "dropped")
         if not rows:
             continue
-        lines += [f"{_heading(setting)}: PSNR in dB to it, and what the clips show.", ""]
+        lines += [f"{_heading(setting)}: PSNR in dB to the plain run, and measures of the clips.", ""]
         plain = results.of(setting, "plain")
         cells = [
             [
@@ -70,7 +71,7 @@ def calibration(results: Results) -> list[str]:
 
 def order(results: Results) -> list[str]:
     """Whether MagCache and TaylorSeer are nearer than fewer steps, at about 1.5x and 1.8x."""
-    lines = ["## Do known methods come in their known order?", ""]
+    lines = ["## Do known methods rank as on real models?", ""]
     cells = []
     for setting in ("t2v-20", "i2v-20"):
         for method in ("MagCache", "TaylorSeer"):
@@ -98,7 +99,7 @@ def order(results: Results) -> list[str]:
     if not cells:
         return []
     lines += [
-        "The best of each method's settings within 0.15 of the speed-up, by its lead over fewer steps at equal cost, "
+        "For each method, the best setting within 0.15 of the speed-up, by its lead over fewer steps at equal cost, "
         "in dB, clip by clip.",
         "",
     ]
@@ -146,21 +147,24 @@ def text(results: Results) -> str:
     head = [
         "# Study",
         "",
-        "How near to the plain run of the same seed, and how good, is what faster settings make? TinyWan is a toy: a "
-        "small Wan2.2 trained on a drawn world. "
+        "How near are the clips of faster settings to the plain run of the same seed, and how "
+        "good are they? TinyWan is "
+        "a toy: a small Wan2.2 trained on a drawn world. "
         + ("**Random weights: a rehearsal.**" if facts["random_weights"] else ""),
         "",
         f"{facts['clips']} held-out clips of {facts['video_frames']} frames of 96x96; methods that decide once for a "
-        f"whole batch run clip by clip on the first {facts['single']}. {facts['device']}, PyTorch {facts['torch']}, "
+        f"whole batch were run clip by clip, on the first {facts['single']}. {facts['device']}, "
+        f"PyTorch {facts['torch']}, "
         f"{facts['precision']}{facts.get('others', '')}. "
-        "Cost in full steps at the sizes of A14B, 81 frames of 1280x720. PSNR in dB to the "
-        "plain run, means over clips, ± half of the 95 % bootstrap interval; right and as sound with Wilson's "
-        "intervals. As sound: none of seven measures of motion and ground is worse than in 98 % of the plain 20-step "
-        "clips. Speed: the ground's, median, pixels a video frame. "
-        "Leads are differences at equal cost, clip by clip: to fewer steps with all guidance, on the line between "
-        "two numbers of steps; and to the best that costs as much or less: any number of steps, fewer steps with "
-        "truncated guidance, dropped steps. "
-        "Frechet: distance from clips of the world itself, as the VAE gives them back, on the features of "
+        "Cost is in full steps at the sizes of A14B, 81 frames of 1280x720. PSNR is in dB to the "
+        "plain run, the mean over clips ± half of the 95 % bootstrap interval. *Right* and *as sound* have Wilson's "
+        "intervals. A clip is as sound if none of seven measures of motion and ground is worse "
+        "than in 98 % of the plain 20-step "
+        "clips. *Speed* is the ground's median speed in pixels per video frame. "
+        "Leads are differences in PSNR at equal cost, clip by clip. *To fewer steps*: with full guidance, interpolated "
+        "between two numbers of steps. *To the best rival*: the best run of equal or lower cost, among fewer steps, "
+        "fewer steps with truncated guidance, and dropped steps. "
+        "*Frechet* is the distance from clips of the world itself, as the VAE reconstructs them, on the features of "
         "`halfframe_tinywan.truth`.",
         "",
     ]
@@ -170,7 +174,7 @@ def text(results: Results) -> str:
         results,
         "Recipes",
         "recipe",
-        f"Tuned on {facts['tuning']} clips, judged on the others.",
+        f"Tuned on {facts['tuning']} clips, measured on the others.",
         recipe_name,
     )
     lines += parts(results, "Strategies", "strategy", "Over the whole high-noise phase, or its first steps (`until`).")
@@ -178,10 +182,12 @@ def text(results: Results) -> str:
         results,
         "Caches",
         "cache",
-        "Those of diffusers, and cache-dit, each over its range. Cost as counted in what of each block was computed, a "
-        "first block that is always computed as one of 40. PyramidAttentionBroadcast and FasterCache keep one state "
-        "for both guidance passes, so that one gets the other's attention; MagCache has the ratios that its own "
-        "calibration prints for the conditional passes.",
+        "The caches of diffusers, and cache-dit, each over its range. Cost counts the parts of each block that were "
+        "computed; a first block that is always computed counts as one of 40. "
+        "PyramidAttentionBroadcast and FasterCache "
+        "keep one state for both guidance passes, so one pass gets the other's attention. "
+        "MagCache uses the ratios that "
+        "its own calibration prints for the conditional passes.",
     )
     if results.failed:
         lines += ["## Failed", ""]

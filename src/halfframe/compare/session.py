@@ -1,4 +1,4 @@
-"""The one loop that makes clips to compare: run by run, with what went wrong kept beside what went well."""
+"""The loop that makes the clips to compare, run by run; it records failures as well as results."""
 
 from __future__ import annotations
 
@@ -46,31 +46,43 @@ class _Case:
 
 
 class Session:
-    """Makes every case by every variant, and says what each costs and how far it is off.
+    """Runs every case with every variant, and measures the cost of each and its distance from the baseline.
 
-    Args:
-        host: makes the clips; the same arguments must give the same clip.
-        variants: the baseline first.
-        cases: prompts and seeds.
-        steps: of every variant that names none of its own.
-        quality: whether clips are kept, shown, and measured against the baseline's.
-        spots: whether the parts of a run are timed, and each kind of forward pass by itself before the first run.
-        budget: for all of it; with fewer steps than `steps`, results are extrapolated. It needs spots.
-        equal_cost: as `compare` has it.
-        warm_up_steps: as `compare` has it; where parts are timed, a warm-up has all steps.
-        repeat: as `compare` has it.
-        temporal_stride: as `compare` has it.
-        output: as `compare` has it.
-        resume: as `compare` has it.
-        progress: as `compare` has it.
-        facts: for the heading of the tables, beside the machine's and the host's.
-        check: ``(name, latents)``: how far the decoded latents are from others, for the tables.
+        Args:
+            host: makes the clips; the same arguments must give the same clip.
+            variants: the baseline first.
+            cases: prompts and seeds.
+    <<<<<<< HEAD
+            steps: of every variant that names none of its own.
+            quality: whether clips are kept, shown, and measured against the baseline's.
+            spots: whether the parts of a run are timed, and each kind of forward pass by itself before the first run.
+            budget: for all of it; with fewer steps than `steps`, results are extrapolated. It needs spots.
+            equal_cost: as `compare` has it.
+            warm_up_steps: as `compare` has it; where parts are timed, a warm-up has all steps.
+            repeat: as `compare` has it.
+            temporal_stride: as `compare` has it.
+            output: as `compare` has it.
+            resume: as `compare` has it.
+            progress: as `compare` has it.
+            facts: for the heading of the tables, beside the machine's and the host's.
+            check: ``(name, latents)``: how far the decoded latents are from others, for the tables.
+    =======
+            steps: number of steps for variants without their own.
+            quality: whether clips are kept, shown, and compared with those of the baseline.
+            spots: whether to time the parts of a run, and each kind of forward pass by itself before the first run.
+            budget: time budget for the whole session; if it runs fewer steps than `steps`, results are extrapolated. It
+                needs `spots`.
+            equal_cost, warm_up_steps, repeat, temporal_stride, output, resume, progress: as for `compare`; if parts are
+                timed, a warm-up has all steps.
+            facts: more facts for the heading of the tables, besides those of the machine and the host.
+            check: ``(name, latents)`` returns the distance of the latents from a reference, for the tables.
+    >>>>>>> docs
 
-    Raises:
-        OptionError: an earlier session of other settings, or parts of a host that cannot be timed.
+        Raises:
+            OptionError: an earlier session has other settings, or the host has no parts that can be timed.
 
-    Attributes:
-        comparison: is filled as results come.
+        Attributes:
+            comparison: filled as results arrive.
     """
 
     def __init__(
@@ -122,10 +134,10 @@ class Session:
         self._writer.keep_clips(left)
 
     def run(self) -> Comparison:
-        """Make all that is still to be made; what is finished is written down also if this is interrupted.
+        """Make all missing runs; finished results are written even if this is interrupted.
 
         Raises:
-            ComparisonError: the baseline failed; ``error.comparison`` has what was finished.
+            ComparisonError: the baseline failed; ``error.comparison`` has the finished results.
         """
         try:
             if self._left():

@@ -1,4 +1,4 @@
-"""The report of one finished run: what each expert computed, beside what it would have computed."""
+"""The report of one finished run: what each expert computed, and would have computed without halfframe."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["PhaseReport", "Report", "run_lengths", "text_table"]
 class PhaseReport:
     """One expert's part of a run.
 
-    Frame-steps count a frame once per step, in video frames as the source's tables do; a forward pass is one call of
-    the expert, so classifier-free guidance makes two of them per step.
+    Frame-steps count a frame once per step, in video frames, as in the source's tables. A forward pass is one call of
+    the expert, so there are two per step with classifier-free guidance.
 
     Attributes:
         expert: ``"high"`` or ``"low"``.
         steps: steps in which this expert ran.
         passes: forward passes of the expert.
         passes_full: the same without halfframe.
-        latent_frames: distinct numbers of latent frames the expert was given, largest last.
-        sequence_lengths: the padded token counts that go with them.
+        latent_frames: the different numbers of latent frames that the expert got, largest last.
+        sequence_lengths: the padded token counts of these.
         frame_steps: video frames times steps, as run.
         frame_steps_full: the same with every frame computed.
-        predicted_seconds: of the expert on one H200, `halfframe.report.cost.H200`; None where its sizes are unknown.
+        predicted_seconds: predicted for one H200, `halfframe.report.cost.H200`; None if the expert's sizes are unknown.
         predicted_seconds_full: the same without halfframe.
-        seconds: measured in the expert's passes, device synchronised; None unless ``enabled(..., measure=True)``.
-        passes_by_frames: numbers of latent frames, and how many passes computed so many.
+        seconds: measured time of the passes, with device synchronisation; None unless ``enabled(..., measure=True)``.
+        passes_by_frames: pairs of a number of latent frames and the number of passes that computed it.
     """
 
     expert: Expert
@@ -50,7 +50,7 @@ class PhaseReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one run did. ``print(report)`` is a table, `to_dict` plain data.
+    """What one run did. ``print(report)`` prints a table, `to_dict` returns plain data.
 
     Attributes:
         host: the adapter that served the pipeline.
@@ -59,10 +59,10 @@ class Report:
         latent_frames: latent frames of the clip.
         high: what the high-noise expert did.
         low: what the low-noise expert did.
-        moves: what was done at each step: ``"full"``, ``"merge:2"``, ``"full+cond"``, ``"reuse"``, ...
-        switch_step: index of the first low-noise step; None if the schedule never got there.
+        moves: the move at each step: ``"full"``, ``"merge:2"``, ``"full+cond"``, ``"reuse"``, ...
+        switch_step: index of the first low-noise step; None if there was none.
         switch_sigma: noise level 0..1 at that step.
-        total_seconds: wall time of the whole call, from the host's entry to its return.
+        total_seconds: wall time of the whole call of the pipeline.
         saved: whether any step computed fewer than all latent frames.
         guidance_truncated: whether any unconditional pass was skipped.
         note: why nothing was saved; empty otherwise.
@@ -84,7 +84,7 @@ class Report:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What of the run may surprise: no low-noise step, one frame for a whole clip, no guidance at all."""
+        """Warnings about the run: no low-noise step, one computed frame for a whole clip, or no guidance at all."""
         found = []
         if self.high.steps and not self.low.steps:
             found.append("the schedule has no low-noise step, so that expert never ran; ask for more steps")
@@ -117,13 +117,13 @@ class Report:
 
     @property
     def predicted_speedup(self) -> float | None:
-        """The experts' time on one H200 without halfframe over that with it; None where their sizes are unknown."""
+        """The experts' time on one H200 without halfframe, divided by that with it; None if their sizes are unknown."""
         phases = (self.high, self.low)
         run = sum(phase.predicted_seconds or 0.0 for phase in phases)
         return sum(phase.predicted_seconds_full or 0.0 for phase in phases) / run if run else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data that `json.dumps` takes, derived figures included."""
+        """The report as plain data, ready for `json.dumps`, with derived figures."""
         data = asdict(self)
         for name in ("steps", "frame_steps", "frame_steps_full", "frame_steps_saved", "predicted_speedup"):
             data[name] = getattr(self, name)
@@ -135,7 +135,7 @@ class Report:
         return data
 
     def summary(self) -> str:
-        """One line, as logged, with what may surprise."""
+        """One line, as logged, with the `notes`."""
         return "; note: ".join([self._summary(), *self.notes])
 
     def _summary(self) -> str:

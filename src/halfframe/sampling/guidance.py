@@ -1,7 +1,7 @@
 """Classifier-free guidance without its unconditional forward pass.
 
-With scale s, the guided velocity is ``u + s (c - u)`` of a conditional prediction c and an unconditional one u. Where u
-is not computed, what stands in for it makes the host's own formula give
+With scale s, the guided velocity is ``u + s (c - u)`` of a conditional prediction c and an unconditional one u. If u
+is not computed, a substitute for it makes the host's own formula give
 
 - ``c`` (``"conditional"``): u := c;
 - ``c + (s - 1) d`` (``"delta"``): u := c - d, with d = c - u of the last step that computed both.
@@ -31,7 +31,7 @@ class GuidancePlan(Protocol):
     """Says for each step whether the unconditional pass is computed."""
 
     def __bool__(self) -> bool:
-        """Whether any step may go without."""
+        """Whether any step may skip it."""
         ...
 
     def at(self, step: Step) -> GuidanceRule:
@@ -52,7 +52,7 @@ class Guidance:
             guidance difference of the same expert if there is one.
 
     Raises:
-        OptionError: a count that is too small or no integer, or an unknown mode.
+        OptionError: a count that is too small or not an integer, or an unknown mode.
     """
 
     skip_last: int = 0
@@ -70,7 +70,7 @@ class Guidance:
         return bool(self.skip_last or self.skip_last_high or self.every > 1)
 
     def at(self, step: Step) -> GuidanceRule:
-        """Whether `step` computes the unconditional pass, and what stands in for it."""
+        """Whether `step` computes the unconditional pass, and what replaces it if not."""
         last = step.index >= step.num_steps - self.skip_last
         last_high = step.expert == "high" and step.expert_index >= step.expert_steps - self.skip_last_high
         if last or last_high:

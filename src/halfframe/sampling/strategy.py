@@ -1,6 +1,6 @@
-"""What a strategy is: three questions, asked by the run and answered without knowing the host.
+"""What a strategy is: three methods, called by the run, that do not depend on the host.
 
-The run always carries latents of full length, so that callbacks, interrupts and schedulers never meet another shape.
+The run always carries full-length latents, so callbacks, interrupts and schedulers never see another shape.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class Step:
     Attributes:
         index: position in the schedule, from 0.
         num_steps: length of the schedule.
-        timestep: 0..1000, as the expert is given it.
+        timestep: 0..1000, as passed to the expert.
         sigma: noise level 0..1, ``x = (1 - sigma) x0 + sigma eps``, from the scheduler's own table.
         expert: which expert runs, ``"high"`` or ``"low"``.
         expert_index: position among this expert's steps, from 0.
         expert_steps: how many steps this expert has.
-        num_frames: latent frames of the clip that the expert is called for.
-        boundary: timestep 0..1000 down to which the high-noise expert serves.
-        conditioned: whether the expert is given conditions that go with the frames, as image-to-video's are.
-        conditioning_frames: positions of frames with a condition of their own (`last_image`), always computed.
+        num_frames: latent frames of the full clip.
+        boundary: timestep 0..1000 down to which the high-noise expert is used.
+        conditioned: whether the expert gets per-frame conditioning, as in image-to-video.
+        conditioning_frames: positions of frames with their own conditioning (`last_image`), always computed.
     """
 
     index: int
@@ -57,12 +57,12 @@ class Allocation:
     """The host is about to draw the noise that the run starts from.
 
     Attributes:
-        shape: of the latents that must come out, ``(C, F, H, W)`` or ``(B, C, F, H, W)``.
-        dtype: of the latents that must come out.
-        device: of the latents that must come out.
+        shape: required shape of the latents, ``(C, F, H, W)`` or ``(B, C, F, H, W)``.
+        dtype: required dtype of the latents.
+        device: required device of the latents.
         draw: draws standard normal noise of a given shape from the user's generator, on the host's device and in the
             host's dtype. The same shape as `shape` gives exactly what the host would have drawn.
-        conditioning_frames: positions of frames that are computed at every step, whatever the strategy says.
+        conditioning_frames: positions of frames that are computed at every step, whatever the strategy.
     """
 
     shape: tuple[int, ...]
@@ -79,14 +79,14 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """A step without a forward pass: what the last computed step said the clip shows stands in, for each pass.
+    """A step without a forward pass: each pass reuses the x0 that was predicted at the last computed step.
 
-    ``v = (x - x0) / sigma`` with the x0 of the last step that was not itself a reuse, stand-ins for guidance included.
+    ``v = (x - x0) / sigma`` with the x0 of the last step that was not a reuse itself, also for skipped guidance passes.
     `Guidance` has no say at such a step: both passes are reused.
 
     Attributes:
-        extend: how much of the change of x0 between the last two such steps is added, in proportion to the noise level:
-            1 goes on in a straight line, 0 stands still.
+        extend: how far x0 is extrapolated from the last two computed steps, linearly in the noise level: 1 continues
+            the line, 0 reuses x0 unchanged.
 
     Raises:
         OptionError: `extend` is not a finite number.
@@ -100,7 +100,7 @@ class Reuse:
             raise OptionError(f"Reuse: extend must be a finite number, got {self.extend!r}.")
 
     def shown(self, known: Sequence[tuple[float, Tensor]], sigma: float) -> Tensor | None:
-        """The x0 that stands in at `sigma`; None if fewer predictions are `known` than it needs.
+        """The x0 to use at `sigma`; None if fewer predictions are `known` than needed.
 
         Args:
             known: noise levels and x0 of the computed steps, the latest last; no two neighbours of one level.
@@ -116,7 +116,7 @@ class Reuse:
 
     @property
     def needs(self) -> int:
-        """How many computed steps there must be before."""
+        """How many computed steps must come before it."""
         return 2 if self.extend else 1
 
 
@@ -145,16 +145,16 @@ def label_of(move: Move) -> str:
 
 
 def frames_of(move: Move, num_frames: int) -> int:
-    """How many latent frames an expert is given at such a step of a clip of `num_frames`."""
+    """How many latent frames the expert gets at a step with this move, in a clip of `num_frames`."""
     if isinstance(move, FrameMap):
         return len(move.down)
     return num_frames if move is None else 0
 
 
 class Strategy:
-    """Base class: what the experts compute at each step. Override what differs.
+    """Base class of strategies, which say what the experts compute at each step. Override the methods that differ.
 
-    As it stands it computes every frame and changes nothing. Instances serve one `halfframe.enabled` block.
+    The base class computes every frame and changes nothing. An instance serves one `halfframe.enabled` block.
     """
 
     name: str = "full"
@@ -168,12 +168,12 @@ class Strategy:
         return allocation.draw(allocation.shape)
 
     def move(self, step: Step) -> Move:
-        """What is done at `step`; asked once for every step, before the first of them; None computes every frame."""
+        """The move at `step`; None computes every frame. Called for all steps in order, before the first one runs."""
         return None
 
     def at_switch(self, latents: Tensor) -> Tensor:
-        """What becomes of full-length latents ``(..., F, H, W)`` at the expert switch; by default, nothing.
+        """Full-length latents ``(..., F, H, W)`` after the expert switch; by default unchanged.
 
-        Called with the latents, and with every tensor of the scheduler's history if it turns out to be linear in them.
+        Called with the latents and, if it turns out to be linear, with every tensor of the scheduler's history.
         """
         return latents

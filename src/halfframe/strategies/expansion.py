@@ -1,6 +1,6 @@
-"""``self-duplicate`` and ``previous-odd``: the source's scheme, and what any plain function becomes.
+"""``self-duplicate`` and ``previous-odd``: the source's scheme, and the strategy around a plain function.
 
-The high-noise expert sees every other frame, as a shorter clip; at the switch a function brings back the rest.
+The high-noise expert gets every other frame, as a shorter clip. At the switch, a function restores the full length.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class Expansion(Strategy):
     Args:
         expand: ``(latents, num_frames) -> latents``, see `ExpandFunction`.
         name: the strategy's name, for reports and messages.
-        noise: ``"full"`` draws the whole clip's noise as the host does and keeps the kept frames' part, so that a seed
-            gives the composition that it gives without halfframe; ``"short"`` draws the kept frames only, as the
-            source does.
+        noise: ``"full"`` draws the whole clip's noise as the host does and uses that of the kept frames, so that a
+            seed gives the same composition as without halfframe; ``"short"`` draws noise for the kept frames only, as
+            the source does.
 
     Raises:
         OptionError: an unknown `noise`.
@@ -84,7 +84,7 @@ class Expansion(Strategy):
         return self.name + (":" + ",".join(f"{key}={value}" for key, value in options.items()) if options else "")
 
     def allocate(self, allocation: Allocation) -> Tensor:
-        """Noise in which skipped frames mirror the kept frame before them; they stay a mirror until the switch."""
+        """Noise in which skipped frames copy the kept frame before them; they stay copies until the switch."""
         num_frames = allocation.num_frames
         kept = frames.kept_indices(num_frames)
         mirrored = [position // 2 for position in range(num_frames)]
@@ -98,7 +98,7 @@ class Expansion(Strategy):
         return frames.put(carried, own, frames.take(noise, own)) if own else carried
 
     def move(self, step: Step) -> Move:
-        """Every other frame for the high-noise expert, numbered from 0, all for the other."""
+        """Every other frame, from frame 0, for the high-noise expert; all frames for the low-noise expert."""
         if step.expert == "low":
             return None
         kept = sorted({*frames.kept_indices(step.num_frames), *step.conditioning_frames})
@@ -122,7 +122,7 @@ class SelfDuplicate(Expansion):
 
 
 class PreviousOdd(Expansion):
-    """As self-duplicate, by copying each odd frame to the even one after it. The source's improved completion.
+    """Like self-duplicate, but copies each odd frame to the even one after it. The source's improved completion.
 
     Args:
         noise: see `Expansion`.

@@ -1,4 +1,4 @@
-"""``merge``: the expert sees means of neighbouring frames, so that no frame's noise goes unseen."""
+"""``merge``: the expert gets means of neighbouring frames, so that it sees the noise of every frame."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["Merge"]
 
 
 class Merge(Interleave):
-    """Computes means of neighbouring frames, other ones at each step; all frames are interpolated from them.
+    """Computes means of neighbouring frames, different ones at each step, and interpolates all frames from them.
 
-    With stride 2, frames 0 and 1, 2 and 3, ... at one step, frames 1 and 2, 3 and 4, ... at the next.
+    With stride 2, these are frames 0 and 1, 2 and 3, ... at one step, and frames 1 and 2, 3 and 4, ... at the next.
 
-    Where frames are skipped, the expert never sees their noise. A mean of two frames has half the variance of their
-    noise; to the expert it is a frame at a lower noise level, at a time between theirs (`FrameMap`). What it shows is
-    interpolated to all frames.
+    The expert never sees the noise of skipped frames. A mean of two frames has half the variance of their noise. The
+    expert takes it as a frame at a lower noise level, at a time between theirs (`FrameMap`). The content of the means
+    is interpolated to all frames.
 
-    The high-noise expert was never trained below the boundary. A mean that would be there is weighted towards the first
-    of its frames until it is at the boundary. Right before the switch only that frame is left, as in `Interleave`.
+    The high-noise expert was never trained below the boundary. A mean that would fall below it is weighted towards its
+    first frame until it is at the boundary. Right before the switch only that frame is left, as in `Interleave`.
 
-    In image-to-video it computes single frames, as `Interleave`: no expert was trained on means of conditions.
+    In image-to-video it computes single frames, as `Interleave` does: no expert was trained on averaged conditioning.
     """
 
     name = "merge"

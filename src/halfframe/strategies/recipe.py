@@ -43,18 +43,24 @@ def reuses(move: str) -> bool:
 class Recipe(Strategy):
     """A move for every step of a schedule.
 
-    A move is ``full``, ``reuse`` (no forward pass: the last computed prediction of x0 stands in), ``extend:W`` (that,
-    with W times the change since the prediction before it, in proportion to the noise level), or ``merge:N``,
-    ``interleave:N``, ``interpolate:N`` or ``own-noise:N`` (one of N frames, as the strategy of that name). ``+cond``
-    skips the unconditional pass, so that the prediction is the conditional one; ``+delta`` lets the last guidance
-    difference of the same expert stand in for it. Moves that alternate go by the step's index.
+    Moves:
+
+    - ``full`` computes all frames.
+    - ``reuse`` makes no forward pass and reuses the last computed prediction of x0.
+    - ``extend:W`` also makes none. It extrapolates x0 linearly in the noise level from the last two computed
+      predictions, with weight W: 0 would be ``reuse``, 1 continues the line.
+    - ``merge:N``, ``interleave:N``, ``interpolate:N`` and ``own-noise:N`` compute one of N frames, as the strategy of
+      that name. Strategies that alternate do so by the step's index.
+
+    ``+cond`` skips the unconditional pass, and the prediction is the conditional one. ``+delta`` also skips it, and
+    reuses the last guidance difference of the same expert.
 
     Attributes:
         moves: one for each step of the scheduler.
-        shift: of the schedule it was made for, for the reader.
-        boundary: 0..1, of the model it was made for, for the reader.
-        high_noise_steps: how many of the steps are the high-noise expert's; None leaves that open.
-        measured: what was measured of it, for the reader: anything that JSON can hold.
+        shift: shift of the schedule it was made for; for information only.
+        boundary: 0..1, boundary of the model it was made for; for information only.
+        high_noise_steps: how many of the steps are high-noise; None allows any number.
+        measured: measurements of the recipe, as JSON data; for information only.
 
     Raises:
         OptionError: no moves, an unknown move, or a move that has nothing to reuse.
@@ -86,7 +92,7 @@ class Recipe(Strategy):
             raise OptionError(f"high_noise_steps must be an integer in 0..{len(self.moves)}, got {high!r}.")
 
     def __bool__(self) -> bool:
-        """Whether any step goes without its unconditional pass."""
+        """Whether any step skips its unconditional pass."""
         return any("+" in move for move in self.moves)
 
     def __str__(self) -> str:
@@ -115,7 +121,7 @@ class Recipe(Strategy):
         return _RULES[_parsed(step.index, self.moves[step.index])[2]]
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain data, as it stands in its file."""
+        """The recipe as plain data, as in its file."""
         data: dict[str, Any] = {"halfframe": VERSION, "steps": len(self.moves)}
         for name in ("shift", "boundary", "high_noise_steps"):
             if getattr(self, name) is not None:

@@ -1,4 +1,4 @@
-"""``own-noise``, ``interpolate`` and ``interleave``: some frames are computed, what they show fills in the others."""
+"""``own-noise``, ``interpolate`` and ``interleave``: some frames are computed, and the others are filled from them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["Interleave", "Interpolate", "OwnNoise"]
 
 
 class Interpolate(Windowed):
-    """Computes the same frames at every step; what the others show is interpolated between them."""
+    """Computes the same frames at every step, and interpolates the content of the others between them."""
 
     name = "interpolate"
     between: ClassVar[Between] = "linear"
 
     def frame_map(self, step: Step) -> FrameMap:
-        """Frame 0, one of `stride` frames, and those with a condition of their own."""
+        """Frame 0, one of `stride` frames, and frames with their own conditioning."""
         return self._selected(step, self.name)
 
     def offset(self, step: Step) -> int:
-        """Position of the first computed frame beside frame 0; less than `stride`."""
+        """Position of the first computed frame besides frame 0; less than `stride`."""
         return 0
 
     def _selected(self, step: Step, name: str) -> FrameMap:
@@ -33,20 +33,20 @@ class Interpolate(Windowed):
 
 
 class OwnNoise(Interpolate):
-    """Computes the same frames at every step; the others show what the one before them does, under their own noise."""
+    """Computes the same frames at every step; the others copy the content of the one before, with their own noise."""
 
     name = "own-noise"
     between = "hold"
 
 
 class Interleave(Interpolate):
-    """Computes other frames at each step, so that every frame has its turn; the others are interpolated.
+    """Computes different frames at each step, so that every frame has its turn, and interpolates the others.
 
-    With stride 2, even frames at one step and frame 0 with the odd ones at the next.
+    With stride 2, it computes the even frames at one step, and frame 0 and the odd frames at the next.
     """
 
     name = "interleave"
 
     def offset(self, step: Step) -> int:
-        """Each of the `stride` positions in turn."""
+        """The `stride` positions in turn, one per step."""
         return (step.index - self.full_start) % self.stride

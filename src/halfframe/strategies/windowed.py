@@ -20,16 +20,17 @@ Until = Literal["switch", "end"]
 
 
 class Windowed(Strategy):
-    """Base of the strategies with a window of steps; `frame_map` is what they differ in.
+    """Base class of the strategies with a window of steps; they differ in `frame_map`.
 
     Args:
         stride: computes one of N latent frames; 1 computes all.
         full_start: computes every frame on the first N steps.
         full_end: computes every frame on the last N steps of the window.
-        until: where the window ends: at the expert ``"switch"`` (the source's), at the ``"end"`` of the schedule, or,
-            at the switch at the latest, after N steps, or below a noise level between 0 and 1 (``0.99``; the expert's
-            first step is always within it).
-        positions: computed frames have their ``"true"`` temporal positions, or are ``"contiguous"`` as in the source.
+        until: where the window ends: at the expert ``"switch"`` (as in the source), at the ``"end"`` of the schedule,
+            after N steps, or below a noise level between 0 and 1 such as ``0.99``. The last two end it at the switch at
+            the latest. With a noise level, the expert's first step is always inside.
+        positions: computed frames keep their ``"true"`` temporal positions, or get ``"contiguous"`` ones as in the
+            source.
 
     Raises:
         OptionError: an option with an unusable value.
@@ -74,7 +75,7 @@ class Windowed(Strategy):
         return self.frame_map(step)
 
     def frame_map(self, step: Step) -> FrameMap:
-        """What is computed at a step of the window."""
+        """The frame map of a step inside the window."""
         raise NotImplementedError
 
     def _in_window(self, step: Step) -> bool:

@@ -1,4 +1,4 @@
-"""`tune`: measure moves, search recipes for each budget, and measure those beside fewer steps."""
+"""`tune`: measure moves, search recipes for each budget, and compare them with fewer steps."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ __all__ = ["BUDGETS", "MOVES", "tune", "tune_cases"]
 _logger = logging.getLogger(__name__)
 
 BUDGETS = (0.9, 0.75, 0.6, 0.45)
-"""Shares of the full cost that recipes are made for."""
+"""Shares of the full cost for which recipes are made."""
 
 MOVES = ("merge:2", "merge:3", "merge:4", "interleave:2", "reuse", "extend:0.5", "extend:1")
-"""Moves that are tried at every step; where steps are guided, those with a forward pass have ``+cond`` and ``+delta``
-too."""
+"""Moves that are tried at every step. On guided steps, moves with a forward pass are also tried with ``+cond`` and
+``+delta``."""
 
 
 def tune(
@@ -53,29 +53,30 @@ def tune(
     progress: Callable[[str], None] = _logger.info,
     **arguments: Any,
 ) -> Tuning:
-    """Measure on your own weights what each step can do without, and make recipes of it.
+    """Measure on your own weights what each step can skip, and make recipes from it.
 
-    Works for guided and distilled models and for image-to-video, on the official pipelines and diffusers'. `tune_cases`
-    says what is measured.
+    It works for guided and distilled models and for image-to-video, with the official pipelines and diffusers'.
+    `tune_cases` describes what is measured.
 
     Args:
         pipe: a pipeline that `halfframe.enabled` serves, LoRAs loaded.
-        prompts: make the clips of the search, each with each seed.
-        seeds: of the noise.
-        steps: of the schedule that the recipes replace.
-        check_prompts: make the clips that judge the recipes; the search does not see them.
-        check_seeds: of their noise.
+        prompts: prompts of the search clips, each with every seed.
+        seeds: seeds of the search clips.
+        steps: number of steps of the schedule that the recipes replace.
+        check_prompts: prompts of the clips on which the recipes are measured; the search does not see them.
+        check_seeds: seeds of these clips.
         budgets: shares of the full cost, 0..1, one recipe for each.
-        moves: what is tried at each step, see `MOVES`.
+        moves: the moves to try at each step, see `MOVES`.
         schedules: numbers of steps that recipes may have; by default `steps`, three quarters and half of it.
-        runs: recipes measured for each budget.
-        strategies: names and paths of recipes, as `halfframe.enabled` takes them, that are measured beside.
-        output: folder for the log, the recipes and the table; the same call goes on from the log.
+        runs: how many recipes are measured for each budget.
+        strategies: strategies and recipe paths, spelt as for `halfframe.enabled`, to compare with the recipes.
+        output: folder for the log, the recipes and the table; the same call continues from the log.
         progress: called with one line of text at a time; by default the lines are logged.
-        **arguments: of ``pipe.generate`` or of the pipeline's call, such as `size`, `frame_num`, `num_frames`, `image`.
+        **arguments: arguments of ``pipe.generate`` or of the pipeline's call, such as `size`, `frame_num`,
+            `num_frames`, `image`.
 
     Raises:
-        OptionError: unusable numbers or moves, or a log of other settings.
+        OptionError: unusable numbers or moves, or the log has other settings.
         StrategyError: one of the strategies is unknown.
     """
     generate = (official_generate if hasattr(pipe, "generate") else diffusers_generate)(pipe, **arguments)
@@ -125,10 +126,11 @@ def tune_cases(
 ) -> Tuning:
     """`tune` for any way to call a pipeline; a case may be a batch of clips.
 
-    The plain clips are run once; then every move at every step alone, from the stored state before that step; then, for
-    each budget, the recipes that the search expects to be best, and around the best of those again. At the end the
-    chosen recipes are run on clips that the search did not see, beside the strategies that are given and fewer steps at
-    equal cost, with all their guidance and with it truncated. Of the first of these clips the report shows the videos.
+    First, the plain clips are run once. Then every move is measured at every step alone, from the stored state before
+    that step. For each budget, the recipes that the search expects to be best are measured, and then variants of the
+    best of them. At the end, the chosen recipes are run on clips that the search did not see, together with the given
+    strategies and with fewer steps at equal cost, with full and with truncated guidance. The report shows the videos of
+    the first of these clips.
 
     Args:
         pipe: a pipeline that `halfframe.enabled` serves.
