@@ -40,6 +40,7 @@ import torch
 from _parallel import Group, check_heads, end_process, parallelise, process_group
 from halfframe import Guidance
 from halfframe.compare import Budget, Generate, Session, Variant, diffusers_generate, markdown, official_generate
+from halfframe.compare.progress import Teller
 from halfframe.errors import HalfframeError, HalfframeWarning, OptionError
 from halfframe.plugins.configuration import configure
 from halfframe.report.cost import A14B as SHAPE
@@ -98,6 +99,8 @@ def _suite(arguments: argparse.Namespace, group: Group, start: float) -> int:
             title = f"{name}-{'x'.join(map(str, clip))}{'-offload' if arguments.offload else ''}"
             share = None if end is None else (end - time.monotonic()) * _weight(clip) / ahead
             ahead -= _weight(clip)
+            told = Teller(title)
+            group.say(title)
             session = Session(
                 _host(pipe, name, clip, arguments, group),
                 [Variant("baseline"), *variants],
@@ -109,13 +112,13 @@ def _suite(arguments: argparse.Namespace, group: Group, start: float) -> int:
                 repeat=arguments.repeats,
                 output=arguments.output / title if arguments.output and group.rank == 0 else None,
                 resume=arguments.resume,
-                progress=lambda line, title=title: group.say(f"{title}: {line}"),
+                progress=told if group.rank == 0 else _not_told,
                 facts={"weights": "random", "steps": arguments.steps, "command": " ".join(["python", *sys.argv])},
                 check=lambda key, found, title=title: latents.take(f"{title} {key}", found),
             )
             # Upstream's offloading synchronises CUDA, whether it is there or not.
             on_cpu = mock.patch("torch.cuda.synchronize") if group.device.type == "cpu" else contextlib.nullcontext()
-            with on_cpu:
+            with on_cpu, told:
                 comparison = session.run()
             group.say(f"\n{markdown(comparison)}")
             wrong += [f"{title} {results.variant.name}: {results.error}" for results in comparison.failures]
@@ -127,6 +130,10 @@ def _suite(arguments: argparse.Namespace, group: Group, start: float) -> int:
     for line in (wrong := wrong + latents.failures()):
         group.say(f"FAILED: {line}")
     return 1 if any(group.gather(bool(wrong))) else 0
+
+
+def _not_told(line: str) -> None:
+    """Progress in all processes but the first."""
 
 
 def parse(text: str, truncation: Sequence[int]) -> Variant:

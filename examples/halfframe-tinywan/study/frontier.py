@@ -119,6 +119,7 @@ def _search(session: Session, item: Item) -> dict[str, Any]:
         moves=moves,
         schedules=lengths_of(setting),
         runs=_RUNS,
+        strategies=(),
         output=folder,
         settings=settings,
     )
