@@ -167,7 +167,7 @@ def test_plan_counts_what_a_real_run_reports(t2v: Any, every: int, strategy: str
 def test_strategies(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["strategies"]) == 0
     text = capsys.readouterr().out
-    assert "interleave: Computes other frames at each step" in text
+    assert "interleave: Computes different frames at each step" in text
     assert f"[halfframe {halfframe.__version__}]\n    used by default as interleave:until=0.99\ninterpolate:" in text
     assert text.count("used by default") == 1
     assert f"    options: noise=full  [halfframe {halfframe.__version__}]" in text
