@@ -107,13 +107,22 @@ def test_a_picture_that_cannot_be_made_is_a_note(tmp_path: Path, monkeypatch: py
 
 
 def test_a_strip_has_a_row_per_variant_and_a_column_per_frame() -> None:
-    levels = {"baseline": 50, "another variant with a long name": 200}
+    levels = {"baseline": 50, "another variant with a long name": 90}
     picture = strip({name: clip(level) for name, level in levels.items()}, "a caption", columns=4, tile_width=80)
     pixels = np.asarray(picture)
-    for level in levels.values():
+    for level in (*levels.values(), 3 * (90 - 50)):  # the last is the difference, three times as strong
         found = (pixels == level).all(-1)
         assert 0 <= found.sum() - 4 * 80 * 60 < 50  # the edges of letters have all shades
     assert pixels.shape[1] > 4 * 80
+    alone = np.asarray(strip({"baseline": clip(50)}, columns=4, tile_width=80))
+    assert 0 <= (alone == 50).all(-1).sum() - 4 * 80 * 60 < 50
+    assert not (alone == 0).all(-1).any()  # no row of differences from itself
+    red = clip(0)
+    red[..., 0] = 200
+    clips = {"a": clip(0), "b": red, "smaller": clip(9, 9, 20, 20)}  # another size has no differences
+    pixels = np.asarray(strip(clips, columns=4, tile_width=80))
+    for colour in ((200, 0, 0), (255, 0, 0)):  # a difference is as strong as there is at most
+        assert (pixels == colour).all(-1).sum() == 4 * 80 * 60
 
 
 def test_clips_beside_each_other_keep_their_time() -> None:

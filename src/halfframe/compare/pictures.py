@@ -23,21 +23,29 @@ _GAP = 6
 _TEXT = 16
 _INK = (25, 25, 25)
 _PAPER = (255, 255, 255)
+_AMPLIFIED = 3
 
 
 def strip(clips: Mapping[str, Clip], caption: str = "", columns: int = 6, tile_width: int = 240) -> Any:
     """A PIL picture: a row per clip ``(F, H, W, 3)``, labelled, with up to `columns` frames spread over its length.
 
-    Frames are numbered from 0; small ones are enlarged without smoothing.
+    Below each clip but the first stands its difference from the first, so that black is no difference. Frames are
+    numbered from 0; small ones are enlarged without smoothing.
     """
     shortest = min(len(clip) for clip in clips.values())
     columns = min(columns, shortest)
     # Middles of equal parts: from first to last in whole latent pairs would show kept latent frames only.
     numbers = [int((i + 0.5) * shortest / columns) for i in range(columns)]
+    first, *others = clips
+    rows = {first: clips[first][numbers]}
+    for name in others:
+        rows[name] = clips[name][numbers]
+        if rows[name].shape == rows[first].shape:
+            rows[f"its difference from {first}, {_AMPLIFIED}x"] = _difference(rows[name], rows[first])
     labels = [
-        f"{name}, frame {number}" if number == numbers[0] else f"frame {number}" for name in clips for number in numbers
+        f"{name}, frame {number}" if number == numbers[0] else f"frame {number}" for name in rows for number in numbers
     ]
-    tiles = [clip[number] for clip in clips.values() for number in numbers]
+    tiles = [frame for row in rows.values() for frame in row]
     return _sheet(list(zip(labels, tiles, strict=True)), columns, tile_width, caption)
 
 
@@ -125,6 +133,12 @@ def _over_frames(results: Results, get: Any) -> list[float]:
         finite = [value for value in values if math.isfinite(value)]
         means.append(sum(finite) / len(finite) if finite else math.nan)
     return means
+
+
+def _difference(clip: Clip, other: Clip) -> Clip:
+    distance = np.abs(clip.astype(np.int16) - other.astype(np.int16))
+    shown: Clip = np.minimum(_AMPLIFIED * distance, 255).astype(np.uint8)
+    return shown
 
 
 def _resized(frame: Clip, width: int) -> Any:
