@@ -48,41 +48,30 @@ class _Case:
 class Session:
     """Runs every case with every variant, and measures the cost of each and its distance from the baseline.
 
-        Args:
-            host: makes the clips; the same arguments must give the same clip.
-            variants: the baseline first.
-            cases: prompts and seeds.
-    <<<<<<< HEAD
-            steps: of every variant that names none of its own.
-            quality: whether clips are kept, shown, and measured against the baseline's.
-            spots: whether the parts of a run are timed, and each kind of forward pass by itself before the first run.
-            budget: for all of it; with fewer steps than `steps`, results are extrapolated. It needs spots.
-            equal_cost: as `compare` has it.
-            warm_up_steps: as `compare` has it; where parts are timed, a warm-up has all steps.
-            repeat: as `compare` has it.
-            temporal_stride: as `compare` has it.
-            output: as `compare` has it.
-            resume: as `compare` has it.
-            progress: as `compare` has it.
-            facts: for the heading of the tables, beside the machine's and the host's.
-            check: ``(name, latents)``: how far the decoded latents are from others, for the tables.
-    =======
-            steps: number of steps for variants without their own.
-            quality: whether clips are kept, shown, and compared with those of the baseline.
-            spots: whether to time the parts of a run, and each kind of forward pass by itself before the first run.
-            budget: time budget for the whole session; if it runs fewer steps than `steps`, results are extrapolated. It
-                needs `spots`.
-            equal_cost, warm_up_steps, repeat, temporal_stride, output, resume, progress: as for `compare`; if parts are
-                timed, a warm-up has all steps.
-            facts: more facts for the heading of the tables, besides those of the machine and the host.
-            check: ``(name, latents)`` returns the distance of the latents from a reference, for the tables.
-    >>>>>>> docs
+    Args:
+        host: makes the clips; the same arguments must give the same clip.
+        variants: the baseline first.
+        cases: prompts and seeds.
+        steps: number of steps for variants without their own.
+        quality: whether clips are kept, shown, and compared with those of the baseline.
+        spots: whether to time the parts of a run, and each kind of forward pass by itself before the first run.
+        budget: time budget for the whole session; if it runs fewer steps than `steps`, results are extrapolated. It
+            needs `spots`.
+        equal_cost: as for `compare`.
+        warm_up_steps: as for `compare`; if parts are timed, a warm-up has all steps.
+        repeat: as for `compare`.
+        temporal_stride: as for `compare`.
+        output: as for `compare`.
+        resume: as for `compare`.
+        progress: as for `compare`.
+        facts: more facts for the heading of the tables, besides those of the machine and the host.
+        check: ``(name, latents)`` returns the distance of the latents from a reference, for the tables.
 
-        Raises:
-            OptionError: an earlier session has other settings, or the host has no parts that can be timed.
+    Raises:
+        OptionError: an earlier session has other settings, or the host has no parts that can be timed.
 
-        Attributes:
-            comparison: filled as results arrive.
+    Attributes:
+        comparison: filled as results arrive.
     """
 
     def __init__(
