@@ -125,6 +125,12 @@ def test_a_strip_has_a_row_per_variant_and_a_column_per_frame() -> None:
         assert (pixels == colour).all(-1).sum() == 4 * 80 * 60
 
 
+def test_a_long_strategy_is_broken_between_its_options() -> None:
+    lines = pictures_module._wrapped("merge:until=0.99,stride=4,full_start=1, frame 6", 26)
+    assert lines == ["merge: until=0.99,", "stride=4, full_start=1,", "frame 6"]
+    assert pictures_module._wrapped("interleave:until=0.99, frame 6", 26) == ["interleave:until=0.99,", "frame 6"]
+
+
 def test_clips_beside_each_other_keep_their_time() -> None:
     ramp = np.arange(9, dtype=np.uint8)[:, None, None, None] * 20 + np.zeros((1, 30, 40, 3), np.uint8)
     video = beside({"a": clip(7), "b": ramp, "c": clip(9), "d": clip(11, num_frames=6)}, columns=3)

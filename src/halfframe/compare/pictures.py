@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -150,4 +151,6 @@ def _resized(frame: Clip, width: int) -> Any:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width) or [""]
+    """Lines of up to `width` characters; a strategy that is longer is broken between its options, not in a number."""
+    words = (re.sub(r"([,:])(?=\S)", r"\1 ", word) if len(word) > width else word for word in text.split())
+    return textwrap.wrap(" ".join(words), width) or [""]
