@@ -16,7 +16,7 @@ from halfframe.strategies.merge import Merge
 from halfframe.strategies.selection import Interleave, Interpolate, OwnNoise
 from halfframe.strategies.windowed import Windowed
 
-__all__ = ["Recipe", "reuses"]
+__all__ = ["Recipe", "needs", "reuses"]
 
 VERSION = 1
 MOST_EXTENDED = 2.0
@@ -25,7 +25,8 @@ _FAMILIES: Mapping[str, Callable[[int], Windowed]] = {
     cls.name: lambda stride, cls=cls: cls(stride=stride, until="end")  # type: ignore[misc]
     for cls in (Merge, Interleave, Interpolate, OwnNoise)
 }
-_REUSES = ("reuse", "extend")
+_NEEDS = {"reuse": 1, "extend": 2}
+"""The moves without a forward pass, and how many computed steps must come before each."""
 _WEIGHT = re.compile(r"-?\d+(\.\d+)?")
 _RULES: Mapping[str, GuidanceRule] = {"": "both", "cond": "conditional", "delta": "delta"}
 _FORMS = (
@@ -36,7 +37,12 @@ _FORMS = (
 
 def reuses(move: str) -> bool:
     """Whether a move makes no forward pass: ``reuse`` or ``extend:W``."""
-    return move.partition(":")[0] in _REUSES
+    return needs(move) > 0
+
+
+def needs(move: str) -> int:
+    """How many computed steps must come before a move."""
+    return _NEEDS.get(move.partition(":")[0], 0)
 
 
 @dataclass(frozen=True)
@@ -78,10 +84,10 @@ class Recipe(Strategy):
             raise OptionError(f"a recipe needs a list of moves, one for each step, got {self.moves!r}.")
         object.__setattr__(self, "moves", tuple(self.moves))
         parsed = [_parsed(index, move) for index, move in enumerate(self.moves)]
-        if parsed[0][0] in _REUSES or parsed[0][2] == "delta":
+        if parsed[0][0] in _NEEDS or parsed[0][2] == "delta":
             raise OptionError(f"move 1, {self.moves[0]!r}, reuses what no step before it computed; begin with full.")
         bases = [base for base, _, _ in parsed]
-        if "extend" in bases and sum(base not in _REUSES for base in bases[: bases.index("extend")]) < 2:
+        if "extend" in bases and sum(base not in _NEEDS for base in bases[: bases.index("extend")]) < 2:
             where = bases.index("extend")
             raise OptionError(
                 f"move {where + 1}, {self.moves[where]!r}, needs two computed steps before it; use reuse, or begin "
@@ -112,7 +118,7 @@ class Recipe(Strategy):
                 f"move {step.index + 1}, {self.moves[step.index]!r}, reuses a guidance difference, but no earlier step "
                 f"of the {step.expert}-noise expert computes one; give it a step without + first."
             )
-        if base in _REUSES:
+        if base in _NEEDS:
             return Reuse(value)
         return None if base == "full" else _FAMILIES[base](int(value)).move(step)
 
@@ -202,7 +208,7 @@ class Recipe(Strategy):
     def _has_delta(self, step: Step) -> bool:
         first = step.index - step.expert_index
         earlier = (_parsed(index, self.moves[index]) for index in range(first, step.index))
-        return any(base not in _REUSES and not guidance for base, _, guidance in earlier)
+        return any(base not in _NEEDS and not guidance for base, _, guidance in earlier)
 
 
 def _parsed(index: int, move: str) -> tuple[str, float, str]:
@@ -216,6 +222,6 @@ def _parsed(index: int, move: str) -> tuple[str, float, str]:
             return name, int(value), guidance
         if name == "extend" and not plus and _WEIGHT.fullmatch(value) and 0 < abs(float(value)) <= MOST_EXTENDED:
             return name, float(value), guidance
-    known = ("full", *_REUSES, *_FAMILIES)
+    known = ("full", *_NEEDS, *_FAMILIES)
     hint = did_you_mean(name, known) if name not in known else ""
     raise OptionError(f"move {index + 1}, {move!r}, is unknown; needed: {_FORMS}.{hint}")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from halfframe.strategies.recipe import reuses
+from halfframe.strategies.recipe import needs, reuses
 
 __all__ = ["MoveTable", "best_moves", "measurable", "parts_of"]
 
@@ -25,11 +25,10 @@ def parts_of(move: str) -> tuple[str, ...]:
 
 
 def measurable(index: int, part: str, high: int) -> bool:
-    """Whether `part` alone can be made at step `index`: a reuse needs one or two computed steps before it, a guidance
-    difference one of the same expert, whose first steps are 0 and `high`.
+    """Whether `part` alone can be made at step `index`: a reuse needs computed steps before it, a guidance difference
+    one of the same expert, whose first steps are 0 and `high`.
     """
-    needs = {"reuse": 1, "extend": 2}.get(part.partition(":")[0], 0)
-    return index >= needs and (index not in (0, high) or part != "full+delta")
+    return index >= needs(part) and (index not in (0, high) or part != "full+delta")
 
 
 @dataclass(frozen=True, slots=True)
