@@ -12,7 +12,7 @@ from halfframe.compare.videos import as_video, to_bytes
 from halfframe.enabled import enabled
 from halfframe.errors import HalfframeWarning
 from halfframe.strategies.recipe import Recipe
-from halfframe.tuning.result import Measured, Tuning
+from halfframe.tuning.result import Tuning
 
 __all__ = ["clips_of"]
 
@@ -31,17 +31,11 @@ def clips_of(
     """
     runs: dict[str, tuple[Recipe | str | None, int]] = {f"plain, {tuning.steps} steps": (None, tuning.steps)}
     for found in tuning.shown:
-        if isinstance(found, Measured):
-            runs[f"recipe, cost {found.cost:.2f}"] = (found.recipe, len(found.recipe.moves))
-        else:
-            runs[f"{found.name}, cost {found.cost:.2f}"] = (found.name, found.steps)
+        runs[f"{found.label}, cost {found.cost:.2f}"] = (found.strategy, found.steps)
         rival = tuning.rival(found.cost, "fewer steps")
         if rival is not None:
-            steps = len(rival.recipe.moves)
-            runs[f"plain, {steps} step{'s' if steps > 1 else ''}"] = (None, steps)
-    moves = [" ".join(found.recipe.moves) if isinstance(found, Measured) else found.name for found in tuning.shown]
-    errors = [f"{text}: {found.error}" for text, found in zip(moves, tuning.shown, strict=True)]
-    key = "; ".join([*runs, *errors])
+            runs[f"plain, {rival.steps} step{'s' if rival.steps > 1 else ''}"] = (None, rival.steps)
+    key = "; ".join([*runs, *(f"{found.text}: {found.error}" for found in tuning.shown)])
     known = [case for case in read_sheets(page) if case["key"] == key]
     if known:
         return known, []

@@ -47,17 +47,13 @@ def table(tuning: Tuning) -> str:
 
 def html_page(tuning: Tuning, cases: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
     """The table, the frontier, and the clips of `cases`; see `halfframe.compare.report_page`."""
-    groups = {"recipes": tuning.checked or tuning.chosen}
+    groups: dict[str, Sequence[Measured | Candidate]] = {"recipes": tuning.checked or tuning.chosen}
     groups |= {kind: tuple(rival for rival in tuning.rivals if rival.kind == kind) for kind in _RIVALS}
+    groups["strategies"] = tuning.candidates
     points = {
-        name: [
-            (" ".join(found.recipe.moves), found.cost, tuning.decibels(found.error)) for found in group if found.error
-        ]
+        name: [(found.text, found.cost, tuning.decibels(found.error)) for found in group if found.error]
         for name, group in groups.items()
     }
-    points["strategies"] = [
-        (given.name, given.cost, tuning.decibels(given.error)) for given in tuning.candidates if given.error
-    ]
     frontier = Frontier("cost in full steps", f"latent PSNR to the plain {tuning.steps} steps, dB", points)
     return page("halfframe tune", _about(tuning), [_table(tuning)], cases, frontier, notes)
 
@@ -76,10 +72,8 @@ def _table(tuning: Tuning) -> Table:
     for found in tuning.shown:
         rivals = [tuning.rival(found.cost, kind) for kind in _RIVALS]
         shown = ["-" if rival is None else f"{_decibels(tuning, rival)} at {rival.cost:.2f}" for rival in rivals]
-        predicted = found.predicted if isinstance(found, Measured) else None
-        expected = "-" if predicted is None else f"{tuning.decibels(predicted):.1f}"
-        moves = " ".join(found.recipe.moves) if isinstance(found, Measured) else found.name
-        rows.append([f"{found.cost:.2f}", _decibels(tuning, found), expected, *shown, moves])
+        expected = "-" if found.predicted is None else f"{tuning.decibels(found.predicted):.1f}"
+        rows.append([f"{found.cost:.2f}", _decibels(tuning, found), expected, *shown, found.text])
     head = ["cost", "measured", "expected", "fewer steps", "fewer steps, truncated guidance", "recipe or strategy"]
     return Table(head, rows, (5,))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from halfframe.compare.equal_cost import nearest
 from halfframe.strategies.recipe import Recipe
@@ -31,6 +32,22 @@ class Measured:
     error: float
     errors: tuple[float, ...]
     kind: str = "recipe"
+    label: ClassVar[str] = "recipe"
+
+    @property
+    def text(self) -> str:
+        """What tables call it."""
+        return " ".join(self.recipe.moves)
+
+    @property
+    def strategy(self) -> Recipe:
+        """What `halfframe.enabled` is given."""
+        return self.recipe
+
+    @property
+    def steps(self) -> int:
+        """Of its schedule."""
+        return len(self.recipe.moves)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +67,14 @@ class Candidate:
     cost: float
     error: float
     errors: tuple[float, ...]
+    predicted: ClassVar[None] = None
+
+    @property
+    def text(self) -> str:
+        """What tables call it."""
+        return self.name
+
+    label = strategy = text
 
 
 @dataclass(frozen=True, slots=True)
