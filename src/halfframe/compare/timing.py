@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -146,16 +146,14 @@ def call(
     latents = None if clocks.latents is None else clocks.latents.detach().float().cpu()
     if spots:
         passes = [Passes(*kind, len(times), sum(times)) for kind, times in sorted(clocks.passes.items())]
-        run = Run(
-            seconds,
-            steps,
-            run.cpu_seconds,
-            tuple(passes),
-            clocks.parts,
-            0.0 if enabled is None else enabling,
-            latents is None or bool(latents.isfinite().all()),
-            _peak_gpu(host),
-            _peak_host(),
+        run = replace(
+            run,
+            passes=tuple(passes),
+            parts=clocks.parts,
+            enabling=0.0 if enabled is None else enabling,
+            finite=latents is None or bool(latents.isfinite().all()),
+            peak_gpu_gib=_peak_gpu(host),
+            peak_host_gib=_peak_host(),
         )
     report = None if enabled is None or enabled.report is None else enabled.report.to_dict()
     return Called(output, run, report, latents)
