@@ -17,7 +17,7 @@ import torch
 from common import Clock, arguments, host_scheduler, load_expert, text_table, write
 from fast import block, rotary, velocity
 from halfframe_tinywan.models import LORA_SHIFT, LORA_STEPS
-from lora import load_pair, merged
+from lora import load_pair, load_parts, merged
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -72,12 +72,7 @@ def main() -> None:
 
 def load_states(folder: Path, device: str) -> tuple[Tensor, list[str]]:
     """What `trajectories.py` made: latents at the four levels and at the end ``(N, 5, 16, f, h, w)``, and prompts."""
-    parts: dict[str, list[dict[str, Any]]] = {}
-    for side in SIDES:
-        paths = sorted(folder.glob(f"student-{side}-*.pt"))
-        if not paths:
-            raise SystemExit(f"{folder} has no student-{side}-*.pt; run trajectories.py first.")
-        parts[side] = [torch.load(path, mmap=True, weights_only=True) for path in paths]
+    parts = {side: load_parts(folder, side) for side in SIDES}
     states = [
         torch.cat([high["inputs"].to(device), low["inputs"].to(device), low["end"][:, None].to(device)], dim=1)
         for high, low in zip(parts["high"], parts["low"], strict=True)

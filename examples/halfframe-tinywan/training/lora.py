@@ -6,6 +6,7 @@ python lora.py --folder run --side high --minutes 4     # and --side low
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import fast
 import torch
@@ -26,12 +27,7 @@ def main() -> None:
         batch={"type": int, "default": 96},
     )
     device = found.device
-    parts = [
-        torch.load(path, mmap=True, weights_only=True)
-        for path in sorted(found.folder.glob(f"student-{found.side}-*.pt"))
-    ]
-    if not parts:
-        raise SystemExit(f"{found.folder} has no student-{found.side}-*.pt; run trajectories.py first.")
+    parts = load_parts(found.folder, found.side)
     inputs, targets = (torch.cat([part[name].to(device) for part in parts]) for name in ("inputs", "targets"))
     text = text_table([prompt for part in parts for prompt in part["prompts"]], device)
     timesteps = host_scheduler(LORA_STEPS, LORA_SHIFT, device).timesteps.float()
@@ -68,6 +64,14 @@ def main() -> None:
         clock.made(loss)
     state = {"lora": {name: weight.detach() for name, weight in lora.items()}, "optimizer": optimizer.state_dict()}
     write(path, {**state, "step": clock.step, "total": clock.total})
+
+
+def load_parts(folder: Path, side: str) -> list[dict[str, Any]]:
+    """What `trajectories.py` made for one LoRA, a part from each of its processes."""
+    paths = sorted(folder.glob(f"student-{side}-*.pt"))
+    if not paths:
+        raise SystemExit(f"{folder} has no student-{side}-*.pt; run trajectories.py first.")
+    return [torch.load(path, mmap=True, weights_only=True) for path in paths]
 
 
 def new_lora(base: Weights, device: str) -> dict[str, nn.Parameter]:
