@@ -6,16 +6,15 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from halfframe.compare import equal_cost, metrics
 from halfframe.compare.budget import Ahead, Budget, NoTimeError, shortened
+from halfframe.compare.cases import Case
 from halfframe.compare.facts import machine_facts
 from halfframe.compare.generators import Generate
 from halfframe.compare.metrics import Video
@@ -25,24 +24,12 @@ from halfframe.compare.quality import quality
 from halfframe.compare.results import Comparison, ComparisonError, Results, Trial, Variant, describe
 from halfframe.compare.timing import Called, call
 from halfframe.compare.unfinished import earlier, restore
-from halfframe.compare.videos import as_video, to_bytes
+from halfframe.compare.videos import as_video
 from halfframe.errors import HalfframeError, HalfframeWarning, OptionError
 
 __all__ = ["Session"]
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Case:
-    """One prompt with one seed: the baseline's clip, and everyone's as bytes for the pictures."""
-
-    prompt: str
-    seed: int
-    label: str
-    slug: str
-    reference: Video | None = None
-    videos: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
 
 
 class Session:
@@ -100,7 +87,7 @@ class Session:
         self.comparison = Comparison(rows[0], rows[1:], {**machine_facts(host.device), **host.facts, **(facts or {})})
         self._host = host
         self._cases = [
-            _Case(prompt, seed, f"case {number} of {len(cases)}", f"case-{number}-seed-{seed}")
+            Case(prompt, seed, f"case {number} of {len(cases)}", f"case-{number}-seed-{seed}")
             for number, (prompt, seed) in enumerate(cases, 1)
         ]
         self._steps = steps
@@ -147,7 +134,7 @@ class Session:
         """The variants that have runs to make."""
         return [row for row in self.comparison.rows if not row.error and any(self._due(row, c) for c in self._cases)]
 
-    def _due(self, results: Results, case: _Case) -> int:
+    def _due(self, results: Results, case: Case) -> int:
         """How many runs of a case are still to be made."""
         trial = results.trial(case.prompt, case.seed)
         return self._repeat - min(self._repeat, len(trial.runs)) if trial else self._repeat
@@ -197,9 +184,10 @@ class Session:
             if any(self._due(row, case) for row in self.comparison.rows):
                 self._one_case(case)
 
-    def _one_case(self, case: _Case) -> None:
+    def _one_case(self, case: Case) -> None:
         comparison, baseline, writer = self.comparison, self.comparison.baseline, self._writer
-        self._take_up(case)
+        made = case.take_up(comparison, writer) if self._quality else 0
+        self._progress.add(self._work(baseline) * min(self._repeat, made))
         for turn in range(self._repeat):
             self._attempt(baseline, case, turn)
             if baseline.error:
@@ -225,21 +213,7 @@ class Session:
         if writer.unfinished is not None:
             writer.unfinished.forget(case.slug)
 
-    def _take_up(self, case: _Case) -> None:
-        """The clips that an earlier call left of a case; without the baseline's, that one is made again."""
-        for results in self.comparison.rows if self._quality else ():
-            trial, name = results.trial(case.prompt, case.seed), results.variant.name
-            clip = self._writer.unfinished.kept(case.slug, name) if trial and self._writer.unfinished else None
-            if clip is not None:
-                case.videos[name] = to_bytes(clip)
-                self._writer.clip(self.comparison, case.videos[name], case.slug, name)
-            if results is self.comparison.baseline:
-                case.reference = clip
-                if trial is not None and clip is None:
-                    results.trials.remove(trial)
-                    self._progress.add(self._work(results) * min(self._repeat, len(trial.runs)))
-
-    def _attempt(self, results: Results, case: _Case, turn: int) -> None:
+    def _attempt(self, results: Results, case: Case, turn: int) -> None:
         """One run, timed and measured; what goes wrong ends this variant only, and is written down."""
         known = results.trial(case.prompt, case.seed)
         if results.error or (known is not None and len(known.runs) > turn):
@@ -265,13 +239,13 @@ class Session:
         else:
             results.trials.append(trial)
         if video is not None:
-            self._keep(results, case, video)
+            case.keep(self.comparison, results, video, self._writer)
         self._writer.tables(self.comparison)
         if video is not None and known is None:
             self._writer.clip(self.comparison, case.videos[name], case.slug, name)
         self._progress.done(steps, f"{label}: {name} took {made.run.seconds:.2f} s")
 
-    def _trial(self, results: Results, case: _Case, known: Trial | None, made: Called) -> tuple[Trial, Video | None]:
+    def _trial(self, results: Results, case: Case, known: Trial | None, made: Called) -> tuple[Trial, Video | None]:
         counted = {passes.kind: passes.count for passes in made.run.passes}
         if self._spots and counted != (planned := self._ahead.kinds(results, made.run.steps or self._steps)):
             raise HalfframeError(
@@ -291,17 +265,3 @@ class Session:
             measured = None if case.reference is None else quality(video, case.reference)
             trial = replace(trial, shape=video.shape, duplication_ratio=ratio, quality=measured)
         return trial, video
-
-    def _keep(self, results: Results, case: _Case, video: Video) -> None:
-        """A clip, for the pictures, for what it is compared with, and for a later call."""
-        name, notes = results.variant.name, self.comparison.notes
-        if name in case.videos:
-            if not np.array_equal(to_bytes(video), case.videos[name]):
-                note = f"{name}: another run of the same prompt and seed gave another clip; figures are of the first"
-                notes += [note] if note not in notes else []
-            return
-        case.reference = video if case.reference is None else case.reference
-        case.videos[name] = to_bytes(video)
-        if self._writer.unfinished is not None:
-            is_baseline = results is self.comparison.baseline
-            self._writer.unfinished.keep(case.slug, name, video if is_baseline else case.videos[name])
