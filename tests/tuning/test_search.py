@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from halfframe import Recipe
-from halfframe.tuning.search import MoveTable, best_moves, measurable, parts_of
+from halfframe.tuning.fits import Fits
+from halfframe.tuning.search import MoveTable, expected_best, measurable, neighbours, parts_of
 
 COSTS = {
     "full": 1.0,
@@ -18,21 +20,35 @@ COSTS = {
     "full+cond": 0.5,
     "merge:2+cond": 0.2,
     "full+delta": 0.5,
+    "merge:2+delta": 0.2,
     "reuse": 0.0,
-    "extend:1": 0.0,
 }
 
 
-def allowed(moves: tuple[str, ...], high: int) -> bool:
-    """The rules, written out: a computed start, no two reuses in a row, a difference to reuse of the same expert."""
-    free = ("reuse", "extend:1")
-    if moves[0] in free or any(a in free and b in free for a, b in itertools.pairwise(moves)):
-        return False
+def fits_of(steps: int, high: int, seed: int = 0) -> Fits:
+    values = np.random.default_rng(seed).normal(size=(2, steps, 30)) + 1
+    shown, differences = (tuple(map(tuple, (one @ one.T).tolist())) for one in values)
+    return Fits(shown, differences, high, 30)
+
+
+def added(table: MoveTable, moves: tuple[str, ...]) -> float:
+    """What `moves` add, written out with the lists of the steps that each can be made of."""
+    fits, total = table.fits, 0.0
     for index, move in enumerate(moves):
-        since = 0 if index < high else high
-        if move.endswith("+delta") and not any("+" not in m and m not in free for m in moves[since:index]):
-            return False
-    return True
+        first = fits.high if index >= fits.high else 0
+        before = list(enumerate(moves[:index]))
+        computed = [i for i, made in before if made != "reuse"]
+        both = [i for i, made in before if i >= first and made in ("full", "merge:2")]
+        for part in parts_of(move) if move != "full" else ():
+            error = table.errors[index].get(part, math.inf)
+            if part in ("reuse", "full+delta"):
+                known, all_ = (computed, range(index)) if part == "reuse" else (both, range(first, index))
+                if not known:
+                    return math.inf
+                if error < math.inf:
+                    error *= fits.fit(index, part, known).residual / fits.fit(index, part, tuple(all_)).residual
+            total += error
+    return total
 
 
 @given(st.data())
@@ -42,49 +58,87 @@ def test_the_search_finds_what_trying_everything_finds(data: st.DataObject) -> N
     budget = data.draw(st.sampled_from([0.5, 1.0, 1.9, 2.5, 3.3, float(steps)]))
     error = st.floats(0.01, 1.0)
     single = ("merge:2", "full+cond", "full+delta", "reuse")
-    errors = [{move: data.draw(error) for move in single} for _ in range(steps)]
-    for number, found_alone in enumerate(errors):
-        found_alone["extend:1"] = data.draw(error) if measurable(number, "extend:1", high) else math.inf
-    table = MoveTable(errors, COSTS, high)
+    errors = [{move: data.draw(error) for move in single if measurable(index, move, high)} for index in range(steps)]
+    table = MoveTable(errors, COSTS, fits_of(steps, high, data.draw(st.integers(0, 99))), base=0.25)
     every = [
-        (sum(0.0 if m == "full" else sum(errors[i][p] for p in parts_of(m)) for i, m in enumerate(moves)), moves)
+        (0.25 + added(table, moves), moves)
         for moves in itertools.product(COSTS, repeat=steps)
-        if allowed(moves, high) and sum(COSTS[m] for m in moves) <= budget + 1e-9 and "extend:1" not in moves[:2]
+        if sum(COSTS[move] for move in moves) <= budget + 1e-9
     ]
-    found = best_moves(table, budget)
-    if not every:
-        assert found is None
+    least = min(every, default=(math.inf, ()))[0]
+    found = expected_best(table, budget)
+    if least == math.inf:
+        assert not found
         return
-    assert found is not None
-    assert allowed(found, high)
-    assert table.cost(found) <= budget + 1e-9
-    assert table.error(found) == pytest.approx(min(every)[0])
-    Recipe(found)  # is one
+    assert min(one.error for one in found) == pytest.approx(least)
+    for one in found:
+        assert one.cost == pytest.approx(table.cost(one.moves))
+        assert one.cost <= budget + 1e-9
+        assert one.error == pytest.approx(table.error(one.moves)) == pytest.approx(0.25 + added(table, one.moves))
+        Recipe(table.resolved(one.moves), high_noise_steps=high)  # is one, and every reuse has what it needs
+
+
+def test_the_best_of_every_cost_is_found_at_once() -> None:
+    errors = [{"merge:2": 0.1}, *({"reuse": 0.01 * index, "full+delta": 0.02} for index in range(1, 5))]
+    costs = {move: price for move, price in COSTS.items() if move in ("full", "merge:2", "full+delta", "reuse")}
+    table = MoveTable(errors, costs, fits_of(5, 5))
+    for budget in (1.0, 2.0, 2.9, 4.0, 5.0):
+        every = [
+            (added(table, moves), moves)
+            for moves in itertools.product(costs, repeat=5)
+            if sum(costs[move] for move in moves) <= budget + 1e-9
+        ]
+        found = [one for one in expected_best(table, 5.0) if one.cost <= budget + 1e-9]
+        assert min(one.error for one in found) == pytest.approx(min(every)[0])
+
+
+def test_neighbours_differ_in_one_move_or_by_an_exchange() -> None:
+    errors = [{"merge:2": 0.1}, *({"reuse": 0.1, "full+delta": 0.1} for _ in range(3))]
+    table = MoveTable(errors, COSTS, fits_of(4, 4))
+    moves = ("full", "reuse", "full", "full+delta")
+    found = {one.moves: one for one in neighbours(table, moves, 2.5)}
+    assert ("full", "full", "reuse", "full+delta") in found  # exchanged
+    assert ("full", "reuse", "full", "reuse") in found  # changed
+    assert moves not in found
+    assert ("full", "full", "full", "full+delta") not in found  # too dear
+    assert ("reuse", "full", "full", "full+delta") not in found  # nothing to reuse
+    for one in found.values():
+        assert (one.cost, one.error) == (table.cost(one.moves), table.error(one.moves))
+
+
+def test_a_sum_that_undoes_what_fewer_steps_spoil_is_not_believed() -> None:
+    table = MoveTable([{}, {"reuse": -0.9}], COSTS, fits_of(2, 2), base=0.5)
+    assert table.error(("full", "full")) == 0.5
+    assert table.error(("full", "reuse")) == pytest.approx(0.05)
+
+
+def test_weights_are_of_the_steps_that_are_computed() -> None:
+    fits = fits_of(5, 2)
+    table = MoveTable([{}] * 5, COSTS, fits)
+    moves = ("full", "reuse", "merge:2", "full+delta", "reuse")
+    found = table.resolved(moves)
+
+    def weights(move: str) -> list[float]:
+        return [float(weight) for weight in move.rpartition(":")[2].split(",")]
+
+    assert found[0] == "full"
+    assert found[2] == "merge:2"
+    assert weights(found[1]) == pytest.approx(fits.fit(1, "reuse", (0,)).weights)
+    assert weights(found[3]) == pytest.approx(fits.fit(3, "full+delta", (2,)).weights)
+    assert weights(found[4]) == pytest.approx(fits.fit(4, "reuse", (0, 2, 3)).weights)
 
 
 def test_a_composite_move_is_the_sum_of_its_parts() -> None:
     assert parts_of("merge:2+cond") == ("merge:2", "full+cond")
     assert parts_of("full+delta") == ("full+delta",)
     assert parts_of("reuse") == ("reuse",)
-    table = MoveTable([{"merge:2": 0.1, "full+cond": 0.2}], COSTS, 1, base=0.5)
+    table = MoveTable([{"merge:2": 0.1, "full+cond": 0.2}], COSTS, fits_of(1, 1), base=0.5)
     assert table.error(["merge:2+cond"]) == pytest.approx(0.8)
     assert math.isinf(table.error(["reuse"]))  # was not measured
 
 
-def test_forbidden_moves_are_not_made() -> None:
-    errors = [{"merge:2": 0.1, "full+cond": 0.2, "reuse": 0.3}] * 3
-    table = MoveTable(errors, COSTS, 3)
-    first = best_moves(table, 2.4)
-    assert first is not None
-    index = next(i for i, move in enumerate(first) if move != "full")
-    second = best_moves(table, 2.4, frozenset({(index, first[index])}))
-    assert second is not None
-    assert second[index] != first[index]
-    assert table.error(second) >= table.error(first)
-
-
-def test_what_can_be_measured_alone() -> None:
+def test_what_is_tried_alone() -> None:
     assert [measurable(index, "reuse", 2) for index in range(3)] == [False, True, True]
-    assert [measurable(index, "extend:0.5", 2) for index in range(4)] == [False, False, True, True]
     assert [measurable(index, "full+delta", 2) for index in range(4)] == [False, True, False, True]
+    assert [measurable(index, "full+cond", 2) for index in range(4)] == [True, False, True, False]
     assert measurable(0, "merge:2", 2)

@@ -12,25 +12,18 @@ from settings import SETTINGS, Item, Setting, cost_of_moves, run_seconds
 import halfframe
 from halfframe.compare.progress import Progress
 from halfframe.strategies.recipe import reuses
-from halfframe.tuning import MOVES, tune_cases
+from halfframe.tuning import MOVES, tried, tune_cases
 from halfframe.tuning.log import Log
-from halfframe.tuning.search import measurable
 from halfframe.tuning.table import Bench
 
 __all__ = ["BUDGETS", "items"]
 
 BUDGETS = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.3)
-_MOVES_I2V = (
-    "interleave:2",
-    "interleave:3",
-    "interleave:4",
-    "reuse",
-    "extend:0.5",
-    "extend:1",
-)  # `merge` is `interleave` there
-_RUNS = 6
+_MOVES_I2V = ("interleave:2", "interleave:3", "interleave:4", "reuse")  # `merge` is `interleave` there
+_RUNS = 12
 _RANKS = {"t2v-8": 1.5, "lora-4": 1.6, "t2v-20": 1.7, "i2v-20": 1.8, "i2v-8": 6.8}
-_PIECES = {20: 10, 15: 6, 10: 3, 8: 4, 6: 2}
+_PIECES = {20: 8, 17: 6, 15: 5, 12: 4, 10: 3, 8: 3, 7: 2, 6: 2}
+_LENGTHS = {20: (20, 17, 15, 12, 10), 8: (8, 7, 6, 5, 4), 4: (4, 3, 2)}
 
 
 def moves_of(setting: Setting) -> tuple[str, ...]:
@@ -38,21 +31,16 @@ def moves_of(setting: Setting) -> tuple[str, ...]:
     return _MOVES_I2V if setting.model == "i2v" else MOVES
 
 
-def lengths_of(setting: Setting) -> tuple[int, ...]:
-    """Numbers of steps that recipes may have: as `tune` has them."""
-    return tuple(dict.fromkeys((setting.steps, round(0.75 * setting.steps), round(0.5 * setting.steps))))
-
-
 def items() -> list[Item]:
     """Pieces of the table of moves, the search, and a judgement for each budget."""
     found = []
     for setting in SETTINGS.values():
         rank, pieces = _RANKS[setting.name], []
-        for length in lengths_of(setting):
+        for length in _LENGTHS[setting.steps]:
             count = min(_PIECES.get(length, 1), length)
             for piece in range(count):
                 indexes = list(range(piece, length, count))
-                passes = sum(length - index for index in indexes) * 7 * setting.passes
+                passes = sum(3 * (length - index) + 4 for index in indexes) * setting.passes
                 options = {"length": length, "indexes": indexes}
                 label = f"{length} steps, piece {piece + 1} of {count}"
                 seconds = 3.0 + 0.02 * passes
@@ -81,19 +69,12 @@ def _case(session: Session, setting: Setting) -> Any:
 def _piece(session: Session, item: Item) -> dict[str, Any]:
     """Errors of single moves at some of the steps."""
     setting, length = item.setting, item.options["length"]
+    log = Log(None, {})
     pipe = session.pipe(setting.model)
-    bench = Bench(pipe, _case(session, setting), 1, setting.steps, Log(None, {}), Progress(lambda _: None, 0))
-    bench.plain(0, setting.steps)  # before others: it lets go of the records of any but the latest other length
-    high = bench.high(length)
-    parts = [move for move in ("full+cond", "full+delta") if setting.guided] + list(moves_of(setting))
-    errors = {}
+    bench = Bench(pipe, _case(session, setting), 1, setting.steps, log, Progress(lambda _: None, 0))
     for index in item.options["indexes"]:
-        for part in parts:
-            if measurable(index, part, high):
-                alone = ["full"] * length
-                alone[index] = part
-                errors[f"move {length} {index} {part} #0"] = bench.error(0, alone, index)
-    return {"errors": errors}
+        bench.row(length, index, tried(moves_of(setting), setting.guided))
+    return {"measured": {name: value for name, value in log.items() if not name.startswith("products")}}
 
 
 def _search(session: Session, item: Item) -> dict[str, Any]:
@@ -105,7 +86,7 @@ def _search(session: Session, item: Item) -> dict[str, Any]:
     log = Log(folder / "tuning.jsonl", kept)
     known = {f"cost {move}": cost for move, cost in costs_of(setting).items()}
     for row in session.results("moves", setting):
-        known |= row["errors"]
+        known |= row["measured"]
     for name, value in known.items():
         log.get(name, lambda value=value: value)  # type: ignore[misc]
     pipe = session.pipe(setting.model)
@@ -117,7 +98,7 @@ def _search(session: Session, item: Item) -> dict[str, Any]:
         steps=setting.steps,
         budgets=shares,
         moves=moves,
-        schedules=lengths_of(setting),
+        schedules=_LENGTHS[setting.steps],
         runs=_RUNS,
         strategies=(),
         output=folder,

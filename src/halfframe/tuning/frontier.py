@@ -33,7 +33,7 @@ def write_json(tuning: Tuning, path: Path) -> None:
     data["strategies"] = [{"name": given.name, **_numbers(tuning, given)} for given in tuning.candidates]
     data["steps"] = tuning.steps
     data["tables"] = [
-        {"steps": table.steps, "high": table.high, "base": table.base, "costs": dict(table.costs)}
+        {"steps": table.steps, "high": table.fits.high, "base": table.base, "costs": dict(table.costs)}
         | {"errors": [dict(row) for row in table.errors]}
         for table in tuning.tables
     ]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, ItemsView
 from pathlib import Path
+from typing import Any, TypeVar
 
 from halfframe.errors import OptionError
 
 __all__ = ["Log"]
 
+_T = TypeVar("_T")
+
 
 class Log:
-    """Numbers by name, each computed once.
+    """Results by name, each computed once: numbers, or lists of them.
 
     Args:
         path: of the file; None keeps them in memory.
@@ -24,7 +27,7 @@ class Log:
 
     def __init__(self, path: Path | None, settings: dict[str, object]) -> None:
         self._path = path
-        self._known: dict[str, float] = {}
+        self._known: dict[str, Any] = {}
         if path is None:
             return
         if path.exists():
@@ -33,20 +36,25 @@ class Log:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
-    def get(self, name: str, compute: Callable[[], float]) -> float:
-        """The number of that name, computed if need be, and written down at once."""
+    def get(self, name: str, compute: Callable[[], _T]) -> _T:
+        """The result of that name, computed if need be, and written down at once."""
         if name not in self._known:
             self._known[name] = compute()
             if self._path is not None:
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps([name, self._known[name]]) + "\n")
-        return self._known[name]
+        found: _T = self._known[name]
+        return found
 
     def __contains__(self, name: str) -> bool:
         return name in self._known
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def items(self) -> ItemsView[str, Any]:
+        """Names and results, in the order in which they came."""
+        return self._known.items()
 
     def _read(self, path: Path, settings: dict[str, object]) -> None:
         text = path.read_text(encoding="utf-8")

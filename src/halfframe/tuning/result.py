@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,12 @@ from halfframe.compare.equal_cost import nearest
 from halfframe.strategies.recipe import Recipe
 from halfframe.tuning.search import MoveTable
 
-__all__ = ["Candidate", "Measured", "Tuning"]
+__all__ = ["Candidate", "Measured", "Tuning", "unweighted"]
+
+
+def unweighted(move: str) -> str:
+    """A move without the weights of what it reuses: ``reuse:1.72,-0.72`` -> ``reuse``."""
+    return re.sub(r"(reuse|delta):.*", r"\1", move)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +42,8 @@ class Measured:
 
     @property
     def text(self) -> str:
-        """What tables call it."""
-        return " ".join(self.recipe.moves)
+        """What tables call it: its moves, without the weights of reuses."""
+        return " ".join(map(unweighted, self.recipe.moves))
 
     @property
     def strategy(self) -> Recipe:

@@ -1,21 +1,25 @@
-"""Which moves to make: the cheapest sum of errors under a budget, found by dynamic programming.
+"""Which moves to make: the least error for every cost, expected from errors of single moves.
 
-The errors of single moves, as mean squares of the final latents, add up where they are few and independent. Where they
-do not, recipes are measured, and the search goes on around the best of them.
+The errors of single moves add up where they are few and independent. How much a reuse spoils depends on which steps
+before it are computed; its error is scaled by what its weights leave unexplained. Where that is not enough, recipes are
+measured, and the search goes on around the best of them (`tune`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from halfframe.strategies.recipe import needs, reuses
+from halfframe.strategies.recipe import reuses
+from halfframe.tuning.fits import TERMS, Fits
 
-__all__ = ["MoveTable", "best_moves", "measurable", "parts_of"]
+__all__ = ["Expected", "MoveTable", "expected_best", "measurable", "neighbours", "parts_of"]
 
-_BUCKETS = 50
-"""Into how many parts a full step is divided when costs are added up."""
+_BUCKET = 0.25
+"""In full steps: lists of moves whose costs differ by less are compared with each other."""
+_WIDTH = 60
+"""How many lists of moves are followed up for each bucket of cost."""
 
 
 def parts_of(move: str) -> tuple[str, ...]:
@@ -25,10 +29,34 @@ def parts_of(move: str) -> tuple[str, ...]:
 
 
 def measurable(index: int, part: str, high: int) -> bool:
-    """Whether `part` alone can be made at step `index`: a reuse needs computed steps before it, a guidance difference
-    one of the same expert, whose first steps are 0 and `high`.
+    """Whether `part` alone is tried at step `index`.
+
+    A reuse needs a computed step before it, a guidance difference one of the same expert, whose first steps are 0 and
+    `high`. Where a difference is known, ``+cond`` is not tried: a difference of weight 0 is the same.
     """
-    return index >= needs(part) and (index not in (0, high) or part != "full+delta")
+    if part in ("full+delta", "full+cond"):
+        return (index in (0, high)) == (part == "full+cond")
+    return index > 0 or part != "reuse"
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What the coming step can be made of: the latest steps that are computed, and that have a guidance difference."""
+
+    computed: tuple[int, ...] = ()
+    differences: tuple[int, ...] = ()
+
+    def after(self, index: int, move: str, high: int) -> _Past:
+        """With `move` made at `index`."""
+        differences = () if index + 1 == high else self.differences
+        if reuses(move):
+            return _Past(self.computed, differences)
+        if "+" not in move and index + 1 != high:
+            differences = (*differences, index)[-TERMS:]
+        return _Past((*self.computed, index)[-TERMS:], differences)
+
+    def of(self, part: str) -> tuple[int, ...]:
+        return self.computed if part == "reuse" else self.differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +64,16 @@ class MoveTable:
     """What single moves cost and spoil, in a schedule of one length.
 
     Attributes:
-        errors: for each step, the mean square error of the final latents that a move alone causes.
+        errors: for each step, what a move alone adds to the mean square error of the final latents; it can be less
+            than 0 in a schedule of fewer steps than was asked for.
         costs: of the moves, in full steps.
-        high: how many of the steps are the high-noise expert's.
+        fits: what reuses and guidance differences are made of.
         base: mean square distance of this schedule's plain run from the plain run of the schedule asked for.
     """
 
     errors: Sequence[Mapping[str, float]]
     costs: Mapping[str, float]
-    high: int
+    fits: Fits
     base: float = 0.0
 
     @property
@@ -57,46 +86,96 @@ class MoveTable:
         return sum(self.costs[move] for move in moves)
 
     def error(self, moves: Sequence[str]) -> float:
-        """Predicted mean square error, if errors add up."""
-        return self.base + sum(self.error_at(index, move) for index, move in enumerate(moves))
+        """Expected mean square error; infinite where a move was not measured or has nothing to reuse."""
+        past, total = _Past(), self.base
+        for index, move in enumerate(moves):
+            total += self._added(index, move, past)
+            past = past.after(index, move, self.fits.high)
+        return self._least(total)
 
-    def error_at(self, index: int, move: str) -> float:
-        """Of one move; infinite where it was not measured."""
-        if move == "full":
-            return 0.0
-        return sum(self.errors[index].get(part, math.inf) for part in parts_of(move))
+    def resolved(self, moves: Sequence[str]) -> tuple[str, ...]:
+        """The moves with the weights of their reuses: ``reuse`` -> ``reuse:1.72,-0.72``."""
+        past, found = _Past(), []
+        for index, move in enumerate(moves):
+            part = parts_of(move)[-1]
+            if part in ("reuse", "full+delta"):
+                weights = self.fits.fit(index, part, past.of(part)).weights
+                found.append(f"{move}:{','.join(f'{weight:.4g}' for weight in weights)}")
+            else:
+                found.append(move)
+            past = past.after(index, move, self.fits.high)
+        return tuple(found)
+
+    def _added(self, index: int, move: str, past: _Past) -> float:
+        return 0.0 if move == "full" else sum(self._part(index, part, past) for part in parts_of(move))
+
+    def _part(self, index: int, part: str, past: _Past) -> float:
+        error = self.errors[index].get(part, math.inf)
+        if part not in ("reuse", "full+delta") or error == math.inf:
+            return error
+        known = past.of(part)
+        if not known:
+            return math.inf
+        measured = self.fits.fit(index, part, self.fits.before(index, part)).residual
+        here = self.fits.fit(index, part, known).residual
+        return error * here / measured if error > 0 and measured > 0 else error
+
+    def _least(self, total: float) -> float:
+        """Moves may undo a little of what fewer steps spoil; a sum that says they undo it all is not believed."""
+        return max(total, 0.1 * self.base)
 
 
-def best_moves(
-    table: MoveTable, budget: float, forbidden: frozenset[tuple[int, str]] = frozenset()
-) -> tuple[str, ...] | None:
-    """The moves of least predicted error that cost at most `budget` full steps; None if there are none.
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A list of moves, its cost in full steps, and the mean square error that is expected of it."""
 
-    No two reuses follow each other, the first step is computed, and ``+delta`` comes after a step of the same expert
-    that computes both passes.
+    moves: tuple[str, ...]
+    cost: float
+    error: float
 
-    Args:
-        table: errors and costs.
-        budget: in full steps.
-        forbidden: pairs of step and move that must not be made.
+
+_State = tuple[float, float, tuple[str, ...], _Past]
+"""Cost so far, expected error, moves, and what the coming step can be made of."""
+
+
+def expected_best(table: MoveTable, most: float) -> list[Expected]:
+    """Lists of moves that cost at most `most` full steps, for every cost the best ones, by a beam search.
+
+    Of lists with like cost, so many are followed up that the best are hardly ever lost; among lists that cost the same
+    and leave the same steps to reuse, only the best is.
     """
-    limit = math.floor(budget * _BUCKETS + 1e-6)
-    # (cost so far, last move was a reuse, this expert has a guidance difference) -> (error, moves)
-    states: dict[tuple[int, bool, bool], tuple[float, tuple[str, ...]]] = {(0, True, False): (0.0, ())}
+    layer: list[_State] = [(0.0, table.base, (), _Past())]
     for index in range(table.steps):
-        following: dict[tuple[int, bool, bool], tuple[float, tuple[str, ...]]] = {}
-        for (spent, reused, known), (error, moves) in states.items():
-            known = known and index != table.high
+        following: dict[tuple[int, _Past], _State] = {}
+        for cost, error, moves, past in layer:
             for move, price in table.costs.items():
-                free = reuses(move)
-                total = spent + math.ceil(price * _BUCKETS - 1e-6)
-                if total > limit or (index, move) in forbidden or (free and reused):
+                total, sum_ = cost + price, error + table._added(index, move, past)
+                if total > most + 1e-9 or sum_ == math.inf:
                     continue
-                if move.endswith("+delta") and not known:
-                    continue
-                sum_ = error + table.error_at(index, move)
-                key = (total, free, known or not (free or "+" in move))
-                if sum_ < following.get(key, (math.inf, ()))[0]:
-                    following[key] = (sum_, (*moves, move))
-        states = following
-    return min(states.values(), default=(0.0, None))[1]
+                then = past.after(index, move, table.fits.high)
+                key = (round(1000 * total), then)
+                if key not in following or sum_ < following[key][1]:
+                    following[key] = (total, sum_, (*moves, move), then)
+        buckets: dict[int, list[_State]] = {}
+        for state in sorted(following.values(), key=lambda state: state[1]):
+            bucket = buckets.setdefault(int(state[0] / _BUCKET), [])
+            if len(bucket) < _WIDTH:
+                bucket.append(state)
+        layer = [state for bucket in buckets.values() for state in bucket]
+    return [Expected(moves, cost, table._least(error)) for cost, error, moves, _ in layer]
+
+
+def neighbours(table: MoveTable, moves: Sequence[str], most: float) -> Iterator[Expected]:
+    """`moves` with one move changed or two exchanged, as far as they cost at most `most` full steps."""
+    found = set()
+    for index in range(table.steps):
+        for move in table.costs:
+            found.add((*moves[:index], move, *moves[index + 1 :]))
+        for other in range(index):
+            exchanged = list(moves)
+            exchanged[index], exchanged[other] = moves[other], moves[index]
+            found.add(tuple(exchanged))
+    for one in sorted(found - {tuple(moves)}):
+        error, cost = table.error(one), table.cost(one)
+        if error < math.inf and cost <= most + 1e-9:
+            yield Expected(one, cost, error)

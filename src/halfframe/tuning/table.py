@@ -1,4 +1,4 @@
-"""Errors of single moves: every move at every step of every clip, from the stored state before that step."""
+"""What is measured: errors of single moves, from the stored state before each, and of whole recipes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from halfframe.compare.progress import Progress
 from halfframe.plugins.strategies import resolve_strategy
 from halfframe.report.cost import H200, ExpertShape
 from halfframe.strategies.recipe import Recipe, reuses
+from halfframe.tuning.fits import Fits
 from halfframe.tuning.log import Log
-from halfframe.tuning.replay import Record, final_latents, final_latents_of
+from halfframe.tuning.replay import Record, final_latents, final_latents_of, shown_at
 from halfframe.tuning.result import Candidate
 from halfframe.tuning.search import MoveTable, measurable, parts_of
 
@@ -50,19 +52,25 @@ class Bench:
     log: Log
     progress: Progress
     seconds: dict[int, list[float]] = field(default_factory=dict)
-    _plain: dict[tuple[int, int], tuple[Tensor, Record]] = field(default_factory=dict)
+    _latents: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    _records: dict[tuple[int, int], Record] = field(default_factory=dict)
 
-    def plain(self, case: int, steps: int) -> tuple[Tensor, Record]:
-        """Final latents of a plain run, and what it computed; made once. Only one schedule's records are kept."""
+    def plain(self, case: int, steps: int) -> Tensor:
+        """Final latents of a plain run; made once."""
+        if (case, steps) not in self._latents:
+            self.record(case, steps)
+        return self._latents[case, steps]
+
+    def record(self, case: int, steps: int) -> Record:
+        """What a plain run computed. Only those of one other schedule are kept beside the one that was asked for."""
         key = (case, steps)
-        if key not in self._plain:
-            for old, (latents, record) in self._plain.items():
-                if old[1] not in (steps, self.steps):
-                    self._plain[old] = (latents, Record(steps=record.steps))
+        if key not in self._records:
+            for old in [old for old in self._records if old[1] not in (steps, self.steps)]:
+                del self._records[old]
             latents, record = final_latents(self.pipe, lambda: self.call(case, steps), ["full"] * steps)
             self._time(record)
-            self._plain[key] = (latents, record)
-        return self._plain[key]
+            self._latents[key], self._records[key] = latents, record
+        return self._records[key]
 
     def passes(self) -> int:
         """Forward passes of a step."""
@@ -70,20 +78,43 @@ class Bench:
 
     def guided(self) -> bool:
         """Whether steps have an unconditional pass."""
-        return any(len(passes) > 1 for passes in self.plain(0, self.steps)[1].velocities.values())
+        return any(len(passes) > 1 for passes in self.record(0, self.steps).velocities.values())
 
     def error(self, case: int, moves: Sequence[str], start: int = 0) -> float:
-        """Mean square distance of a run of `moves` from the plain run of the schedule that was asked for."""
+        """Mean square distance of a run of `moves` from the plain run of the schedule that was asked for.
+
+        Args:
+            case: which clip.
+            moves: of a recipe.
+            start: steps before are replayed from the plain run of as many steps.
+        """
         steps = len(moves)
-        target = self.plain(case, self.steps)[0]
-        own, record = (target, None) if not start and steps != self.steps else self.plain(case, steps)
+        target = self.plain(case, self.steps)
         if all(move == "full" for move in moves):
-            return mean_square(self.plain(case, steps)[0], target)
-        latents, computed = final_latents(
-            self.pipe, lambda: self.call(case, steps), moves, record if start else None, start
-        )
+            return mean_square(self.plain(case, steps), target)
+        record = self.record(case, steps) if start else None
+        latents, computed = final_latents(self.pipe, lambda: self.call(case, steps), moves, record, start)
         self._time(computed)
-        return mean_square(latents, own if start else target)
+        return mean_square(latents, target)
+
+    def spoilt(self, case: int, moves: Sequence[str], index: int) -> float:
+        """Mean square distance of what step `index` shows with `moves` from what it shows in the plain run."""
+        steps = len(moves)
+        record = self.record(case, steps)
+        shown, computed = shown_at(self.pipe, lambda: self.call(case, steps), moves, record, index)
+        self._time(computed)
+        return mean_square(shown, record.shown[index])
+
+    def fits(self, steps: int) -> Fits:
+        """What the steps of a schedule show, told from each other, over all clips."""
+
+        def add_up() -> tuple[list[list[float]], list[list[float]]]:
+            found = [self.record(case, steps).products() for case in range(self.cases)]
+            shown, differences = (np.sum(part, axis=0).tolist() for part in zip(*found, strict=True))
+            return shown, differences
+
+        shown, differences = (tuple(map(tuple, rows)) for rows in self.log.get(f"products {steps}", add_up))
+        return Fits(shown, differences, self.high(steps), self.cases * self.plain(0, self.steps).numel())
 
     def measured(self, moves: Sequence[str]) -> list[float]:
         """`error` of a whole recipe, for each case; made once."""
@@ -99,7 +130,7 @@ class Bench:
         passes: dict[int, int] = {}
 
         def error(case: int) -> float:
-            target = self.plain(case, self.steps)[0]
+            target = self.plain(case, self.steps)
             latents, record = final_latents_of(self.pipe, lambda: self.call(case, steps), name)
             self._time(record)
             passes.update({count: len(seconds) for count, seconds in record.seconds.items()})
@@ -108,7 +139,7 @@ class Bench:
         def cost() -> float:
             if not passes:  # the log was cut off before this
                 error(0)
-            total = self.plain(0, self.steps)[0].shape[-3]
+            total = self.plain(0, self.steps).shape[-3]
             spent = sum(made * self._seconds(count, total) for count, made in passes.items())
             return spent / (self.passes() * self._seconds(total, total))
 
@@ -117,27 +148,50 @@ class Bench:
 
     def table(self, steps: int, moves: Sequence[str]) -> MoveTable:
         """Measure `moves` at every step of a schedule of `steps`, one at a time; their costs are not in it yet."""
-        parts = [part for part in dict.fromkeys(part for move in moves for part in parts_of(move)) if part != "full"]
-        errors: list[dict[str, float]] = [{} for _ in range(steps)]
-        high = self.high(steps)
-        todo = [(index, part) for index in range(steps) for part in parts if measurable(index, part, high)]
-        for done, (index, part) in enumerate(todo, 1):
+        errors = []
+        for index in range(steps):
+            errors.append(self.row(steps, index, moves))
+            self.progress.say(f"{steps} steps: moves measured at {index + 1} of them")
+        base = self.base(steps)
+        added = [{part: error - base for part, error in row.items()} for row in errors]
+        return MoveTable(added, {}, self.fits(steps), base)
+
+    def base(self, steps: int) -> float:
+        """Mean square distance of the plain run of so many steps."""
+        return statistics.fmean(self.measured(["full"] * steps)) if steps != self.steps else 0.0
+
+    def row(self, steps: int, index: int, moves: Sequence[str]) -> dict[str, float]:
+        """Errors of the parts of `moves`, each made alone, at one step.
+
+        Where a reuse is possible, a part that computes some of the frames must show the step better than that: else it
+        is dearer and worse, and left out. One step tells.
+        """
+        fits, found = self.fits(steps), {}
+        parts = dict.fromkeys(part for move in moves for part in parts_of(move))
+        for part in parts:
+            if part == "full" or not measurable(index, part, fits.high):
+                continue
+            frames = not part.startswith(("full", "reuse"))
             alone = ["full"] * steps
             alone[index] = part
-            name = f"move {steps} {index} {part}"
-            names = [f"{name} #{case}" for case in range(self.cases)]
-            self.progress.add(-(steps - index) * self.passes() * sum(known in self.log for known in names))
-            found = [self.log.get(known, partial(self.error, case, alone, index)) for case, known in enumerate(names)]
-            errors[index][part] = statistics.fmean(found)
-            self.progress.say(f"{steps} steps: {done} of {len(todo)} moves measured")
-        base = statistics.fmean(self.measured(["full"] * steps)) if steps != self.steps else 0.0
-        return MoveTable(errors, {}, high, base)
+            if frames and index and "reuse" in parts:
+                shown = self._each(f"shown {steps} {index} {part}", partial(self.spoilt, moves=alone, index=index))
+                if shown >= fits.fit(index, "reuse", fits.before(index, "reuse")).residual:
+                    continue
+            moves_ = MoveTable([{}] * steps, {}, fits).resolved(alone)
+            found[part] = self._each(f"move {steps} {index} {part}", partial(self.error, moves=moves_, start=index))
+        return found
+
+    def _each(self, name: str, measure: Callable[[int], float]) -> float:
+        """The mean over all clips of what is measured of each."""
+        found = [self.log.get(f"{name} #{case}", partial(measure, case)) for case in range(self.cases)]
+        return statistics.fmean(found)
 
     def high(self, steps: int) -> int:
         """How many of `steps` steps are the high-noise expert's."""
 
         def count() -> int:
-            return sum(step.expert == "high" for step in self.plain(0, steps)[1].steps.values())
+            return sum(step.expert == "high" for step in self.record(0, steps).steps.values())
 
         return int(self.log.get(f"high {steps}", count))
 
@@ -146,7 +200,7 @@ class Bench:
         return {move: self.log.get(f"cost {move}", partial(self._cost, move)) for move in moves}
 
     def _cost(self, move: str) -> float:
-        total = self.plain(0, self.steps)[0].shape[-3]
+        total = self.plain(0, self.steps).shape[-3]
         base, plus, _ = move.partition("+")
         if reuses(base):
             return 0.0
@@ -173,3 +227,9 @@ class Bench:
         self.progress.done(sum(map(len, record.seconds.values())))
         for count, seconds in record.seconds.items():
             self.seconds.setdefault(count, []).extend(seconds)
+
+
+def tries(steps: int, moves: Sequence[str], high: int) -> int:
+    """Steps that are computed at most to measure a table of single moves."""
+    parts = dict.fromkeys(part for move in moves for part in parts_of(move) if part != "full")
+    return sum(steps - index for index in range(steps) for part in parts if measurable(index, part, high))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,21 +18,24 @@ from halfframe.strategies.recipe import Recipe, reuses
 from halfframe.tuning.clips import clips_of
 from halfframe.tuning.frontier import html_page, table, to_dict, write_json
 from halfframe.tuning.log import Log
+from halfframe.tuning.measured import Search, measure
 from halfframe.tuning.result import Measured, Tuning
-from halfframe.tuning.rivals import fewer_steps, most_steps
-from halfframe.tuning.search import MoveTable, best_moves, parts_of
-from halfframe.tuning.table import Bench, Call
+from halfframe.tuning.rivals import fewer_steps
+from halfframe.tuning.table import Bench, Call, tries
 
-__all__ = ["BUDGETS", "MOVES", "tune", "tune_cases"]
+__all__ = ["BUDGETS", "MOVES", "tried", "tune", "tune_cases"]
 
 _logger = logging.getLogger(__name__)
 
 BUDGETS = (0.9, 0.75, 0.6, 0.45)
 """Shares of the full cost for which recipes are made."""
 
-MOVES = ("merge:2", "merge:3", "merge:4", "interleave:2", "reuse", "extend:0.5", "extend:1")
+MOVES = ("merge:2", "merge:3", "merge:4", "interleave:2", "reuse")
 """Moves that are tried at every step. On guided steps, moves with a forward pass are also tried with ``+cond`` and
 ``+delta``."""
+
+SHARES = (0.85, 0.7, 0.5)
+"""About these shares of the steps are the schedules of fewer steps that recipes are made for."""
 
 
 def tune(
@@ -67,7 +69,8 @@ def tune(
         check_seeds: seeds of these clips.
         budgets: shares of the full cost, 0..1, one recipe for each.
         moves: the moves to try at each step, see `MOVES`.
-        schedules: numbers of steps that recipes may have; by default `steps`, three quarters and half of it.
+        schedules: numbers of steps that recipes may have; by default `steps`, and those of about 0.85, 0.7 and 0.5 of
+            it that are nearer to the plain run than every smaller number.
         runs: how many recipes are measured for each budget.
         strategies: strategies and recipe paths, spelt as for `halfframe.enabled`, to compare with the recipes.
         output: folder for the log, the recipes and the table; the same call continues from the log.
@@ -126,11 +129,11 @@ def tune_cases(
 ) -> Tuning:
     """`tune` for any way to call a pipeline; a case may be a batch of clips.
 
-    First, the plain clips are run once. Then every move is measured at every step alone, from the stored state before
-    that step. For each budget, the recipes that the search expects to be best are measured, and then variants of the
-    best of them. At the end, the chosen recipes are run on clips that the search did not see, together with the given
-    strategies and with fewer steps at equal cost, with full and with truncated guidance. The report shows the videos of
-    the first of these clips.
+    First, the plain clips are run once, and weights of reuses are fitted to what they show. Then every move is measured
+    at every step alone, from the stored state before that step. For each budget, the recipes that the search expects to
+    be best are measured; what each measurement says of those like it decides on the next. At the end, the chosen
+    recipes are run on clips that the search did not see, together with the given strategies and with fewer steps at
+    equal cost, with full and with truncated guidance. The report shows the videos of the first of these clips.
 
     Args:
         pipe: a pipeline that `halfframe.enabled` serves.
@@ -139,7 +142,8 @@ def tune_cases(
         steps: of the schedule that the recipes replace.
         budgets: shares of the full cost, 0..1, one recipe for each.
         moves: what is tried, see `MOVES`; a move with ``+`` is taken as it is.
-        schedules: numbers of steps that recipes may have; by default `steps`, three quarters and half of it.
+        schedules: numbers of steps that recipes may have; by default `steps`, and those of about 0.85, 0.7 and 0.5 of
+            it that are nearer to the plain run than every smaller number.
         runs: recipes measured for each budget.
         strategies: names and paths of recipes, as `halfframe.enabled` takes them, that are measured beside.
         check: clips ``cases .. cases + check - 1`` are for the check.
@@ -158,34 +162,36 @@ def tune_cases(
         raise OptionError(f"budgets must be shares of the full cost in 0..1, got {list(budgets)}.")
     for text in strategies:
         resolve_strategy(text, {})  # before anything is run
-    lengths = tuple(schedules or dict.fromkeys((steps, round(0.75 * steps), round(0.5 * steps))))
     folder = None if output is None else Path(output)
     kept = {"steps": steps, "moves": list(moves), "cases": cases, **(settings or {})}
     log = Log(None if folder is None else folder / "tuning.jsonl", kept)
     told = Progress(progress, 0)
     bench = Bench(pipe, call, cases, steps, log, told)
     guided = bench.guided()
-    tried = _tried(moves, guided)
+    parts = tried(moves, guided)
+    lengths = tuple(schedules or _lengths(bench, steps))
     measured = runs + (0 if not check else 3 if guided else 1)  # fewer steps too; without a check they are the rivals
-    ahead = _passes(bench, lengths, tried, [measured] * len(budgets), check, len(strategies))
+    ahead = _passes(bench, lengths, parts, [measured * budget for budget in budgets], check, len(strategies))
     told.expect(sum(ahead))
-    told.say(f"up to {sum(ahead):,} forward passes if nothing is known yet")
-    errors = []
+    told.say(f"schedules of {', '.join(map(str, lengths))} steps; up to {sum(ahead):,} forward passes from here")
+    tables = []
     for number, length in enumerate(lengths, 1):
-        errors.append(bench.table(length, tried))
+        tables.append(bench.table(length, parts))
         told.expect(sum(ahead[number:]))
-    tables = tuple(replace(table, costs=bench.costs(tried)) for table in errors)  # by all the times that were taken
+    tables = [replace(table, costs=bench.costs(parts)) for table in tables]  # by all the times that were taken
     told.say(f"{len(log)} results measured; searching")
-    chosen = []
+    search, chosen = Search(bench, tables, max(budgets) * steps), []
     for number, budget in enumerate(sorted(budgets, reverse=True), len(lengths) + 1):
-        chosen.append(_search(bench, tables, budget * steps, runs, guided))
+        chosen.append(search.best(budget * steps, runs, guided))
         told.expect(sum(ahead[number:]))
     peak = _peak(bench)
     judge = bench if not check else _judge(bench, pipe, call, cases, check, kept, folder)
-    checked = tuple(_run(judge, found.recipe.moves, found.cost, found.predicted) for found in chosen) if check else ()
+    checked = (
+        tuple(measure(judge, found.recipe.moves, found.cost, found.predicted) for found in chosen) if check else ()
+    )
     candidates = tuple(judge.candidate(name) for name in dict.fromkeys(strategies))
     rivals = tuple(_rivals(judge, steps, guided))
-    tuning = Tuning(steps, tables, tuple(chosen), checked, rivals, peak, candidates)
+    tuning = Tuning(steps, tuple(tables), tuple(chosen), checked, rivals, peak, candidates)
     if folder is not None:
         _save(tuning, folder)
         page = folder / "report.html"
@@ -194,61 +200,35 @@ def tune_cases(
     return tuning
 
 
+def _lengths(bench: Bench, steps: int) -> Iterable[int]:
+    """Of fewer steps, some numbers are better than one more: the schedule's noise levels and the switch fall well."""
+    most = range(max(1, round(min(SHARES) * steps)), steps)
+    bases = {count: bench.base(count) for count in most}
+    good = [count for count in most if all(bases[count] < bases[fewer] for fewer in most if fewer < count)]
+    nearest = (min(good, key=lambda count: abs(count - share * steps)) for share in SHARES if good)
+    return dict.fromkeys((steps, *nearest))
+
+
 def _passes(
-    bench: Bench, lengths: Sequence[int], tried: Sequence[str], recipes: Sequence[int], check: int, strategies: int
+    bench: Bench, lengths: Sequence[int], tried: Sequence[str], recipes: Sequence[float], check: int, strategies: int
 ) -> list[int]:
     """Forward passes at most: of each schedule's moves, of each budget's recipes, of the check and all beside it."""
-    parts = len({part for move in tried for part in parts_of(move)}) - 1
     each = bench.passes()
-    tables = [each * bench.cases * (length + parts * length * (length + 1) // 2) for length in lengths]
-    search = [each * bench.cases * count * bench.steps for count in recipes]
+    tables = [each * bench.cases * (length + tries(length, tried, bench.high(length))) for length in lengths]
+    search = [math.ceil(each * bench.cases * count * bench.steps) for count in recipes]
     rivals = sum(count * (3 if each == 2 else 1) for count in range(1, bench.steps + 1))
     judged = (check or bench.cases) * (rivals + (strategies + (len(recipes) if check else 0)) * bench.steps)
     return [*tables, *search, each * judged]
 
 
-def _tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
-    tried = ["full"]
+def tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
+    """`moves` and, if steps are guided, those with a forward pass also without the unconditional one."""
+    found = ["full"]
     for move in ("full", *moves):
         plain = "+" not in move and not reuses(move)
-        tried += [move, *((f"{move}+cond", f"{move}+delta") if plain and guided else ())]
-    Recipe(("full", "full", *tried))  # refuses unknown moves
-    return tuple(dict.fromkeys(tried))
-
-
-def _search(bench: Bench, tables: Sequence[MoveTable], budget: float, runs: int, guided: bool) -> Measured:
-    """The best that was measured: of `runs` recipes, the expected best and those around it, and of fewer steps."""
-    waiting: dict[tuple[str, ...], tuple[float, MoveTable]] = {}
-    done: dict[tuple[str, ...], Measured] = {}
-
-    def offer(table: MoveTable, forbidden: frozenset[tuple[int, str]]) -> None:
-        moves = best_moves(table, budget, forbidden)
-        if moves is not None and moves not in done and math.isfinite(table.error(moves)):
-            waiting[moves] = (table.error(moves), table)
-
-    for one in tables:
-        offer(one, frozenset())
-    while waiting and len(done) < runs:
-        moves = min(waiting, key=lambda moves: waiting[moves][0])
-        predicted, origin = waiting.pop(moves)
-        done[moves] = found = _run(bench, moves, origin.cost(moves), predicted)
-        bench.progress.say(f"budget {budget:.2f}: {' '.join(moves)}: {found.error:.3g}, expected {predicted:.3g}")
-        if found is min(done.values(), key=lambda other: other.error):
-            for index, move in enumerate(moves):
-                if move != "full":
-                    offer(origin, frozenset({(index, move)}))
-    for rival in most_steps(budget, bench.steps, guided):
-        if rival.moves not in done:
-            done[rival.moves] = _run(bench, rival.moves, rival.cost, None)
-    if not done:
-        raise OptionError(f"no recipe costs {budget:.2f} full steps or less; give a larger budget, or further moves.")
-    return min(done.values(), key=lambda found: found.error)
-
-
-def _run(bench: Bench, moves: Sequence[str], cost: float, predicted: float | None, kind: str = "recipe") -> Measured:
-    errors = bench.measured(moves)
-    recipe = Recipe(tuple(moves), high_noise_steps=bench.high(len(moves)))
-    return Measured(recipe, cost, predicted, statistics.fmean(errors), tuple(errors), kind)
+        found += [move, *((f"{move}+cond", f"{move}+delta") if plain and guided else ())]
+    Recipe(("full", "full", *found))  # refuses unknown moves
+    return tuple(dict.fromkeys(found))
 
 
 def _judge(
@@ -268,12 +248,12 @@ def _rivals(bench: Bench, steps: int, guided: bool) -> Sequence[Measured]:
         bench.progress.say(f"rivals: {count} of {steps} steps")
         for rival in fewer_steps(count, guided):
             if rival.cost < steps:
-                rivals.append(_run(bench, rival.moves, rival.cost, None, rival.kind))
+                rivals.append(measure(bench, rival.moves, rival.cost, None, rival.kind))
     return rivals
 
 
 def _peak(bench: Bench) -> float:
-    latents = [bench.plain(case, bench.steps)[0] for case in range(bench.cases)]
+    latents = [bench.plain(case, bench.steps) for case in range(bench.cases)]
     return max(float(one.max() - one.min()) for one in latents) ** 2
 
 
