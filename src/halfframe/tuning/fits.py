@@ -7,8 +7,7 @@ on which of the steps before are computed, so every recipe gets its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -46,6 +45,7 @@ class Fits:
     differences: Products
     high: int
     size: int
+    _found: dict[tuple[int, str, tuple[int, ...]], Fit] = field(default_factory=dict, repr=False, compare=False)
 
     def before(self, index: int, part: str) -> tuple[int, ...]:
         """The steps that `part` can be made of if all before `index` are computed: a difference is one expert's."""
@@ -54,21 +54,22 @@ class Fits:
 
     def fit(self, index: int, part: str, known: Sequence[int]) -> Fit:
         """How ``reuse`` or ``full+delta`` at step `index` is made of the `known` steps, increasing, at least one."""
+        key = (index, part, tuple(known)[-TERMS:])
+        if key not in self._found:
+            self._found[key] = self._solved(*key)
+        return self._found[key]
+
+    def _solved(self, index: int, part: str, known: tuple[int, ...]) -> Fit:
+        """Of fewer steps where a weight would be larger than recipes take."""
         products = self.shown if part == "reuse" else self.differences
-        return _fit(products, self.size, index, tuple(known)[-TERMS:])
-
-
-@lru_cache(maxsize=4096)
-def _fit(products: Products, size: int, index: int, known: tuple[int, ...]) -> Fit:
-    """Of fewer steps where a weight would be larger than recipes take."""
-    latest = known[::-1]
-    normal = np.array([[products[one][other] for other in latest] for one in latest])
-    wanted = np.array([products[one][index] for one in latest])
-    ridge = _RIDGE * max(float(normal.trace()) / len(latest), 1e-30)
-    weights = np.linalg.solve(normal + ridge * np.eye(len(latest)), wanted)
-    weights = np.array([float(f"{weight:.4g}") for weight in weights])
-    if abs(weights).max() > MOST_WEIGHT and len(known) > 1:
-        return _fit(products, size, index, known[1:])
-    weights = weights.clip(-MOST_WEIGHT, MOST_WEIGHT)
-    left = products[index][index] - 2 * float(weights @ wanted) + float(weights @ normal @ weights)
-    return Fit(tuple(map(float, weights)), max(left, 0.0) / size)
+        latest = known[::-1]
+        normal = np.array([[products[one][other] for other in latest] for one in latest])
+        wanted = np.array([products[one][index] for one in latest])
+        ridge = _RIDGE * max(float(normal.trace()) / len(latest), 1e-30)
+        weights = np.linalg.solve(normal + ridge * np.eye(len(latest)), wanted)
+        weights = np.array([float(f"{weight:.4g}") for weight in weights])
+        if abs(weights).max() > MOST_WEIGHT and len(known) > 1:
+            return self._solved(index, part, known[1:])
+        weights = weights.clip(-MOST_WEIGHT, MOST_WEIGHT)
+        left = products[index][index] - 2 * float(weights @ wanted) + float(weights @ normal @ weights)
+        return Fit(tuple(map(float, weights)), max(left, 0.0) / self.size)

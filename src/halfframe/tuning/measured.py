@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,9 @@ from halfframe.tuning.search import Expected, MoveTable, expected_best, neighbou
 from halfframe.tuning.table import Bench
 
 __all__ = ["Search", "measure"]
+
+_LOOKED_AT = 200
+"""How many of a schedule's recipes, the best expected ones within the budget, may be measured next."""
 
 
 def measure(bench: Bench, moves: Sequence[str], cost: float, predicted: float | None, kind: str = "recipe") -> Measured:
@@ -84,9 +88,9 @@ class Search:
         fitting = self._fitting(budget)
         best = min(fitting, key=lambda moves: fitting[moves].error, default=())
         for schedule in self._schedules:
-            for one in schedule.expected:
-                if one.cost <= budget + 1e-9 and one.moves not in self._measured:
-                    yield schedule, one
+            within = (one for one in schedule.expected if one.cost <= budget + 1e-9 and one.moves not in self._measured)
+            for one in itertools.islice(within, _LOOKED_AT):
+                yield schedule, one
             if len(best) == schedule.table.steps:
                 for one in neighbours(schedule.table, best, budget):
                     if one.moves not in self._measured:

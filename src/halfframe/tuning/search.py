@@ -139,7 +139,7 @@ _State = tuple[float, float, tuple[str, ...], _Past]
 
 
 def expected_best(table: MoveTable, most: float) -> list[Expected]:
-    """Lists of moves that cost at most `most` full steps, for every cost the best ones, by a beam search.
+    """Lists of moves that cost at most `most` full steps, for every cost the best ones, the best first: a beam search.
 
     Of lists with like cost, so many are followed up that the best are hardly ever lost; among lists that cost the same
     and leave the same steps to reuse, only the best is.
@@ -162,7 +162,8 @@ def expected_best(table: MoveTable, most: float) -> list[Expected]:
             if len(bucket) < _WIDTH:
                 bucket.append(state)
         layer = [state for bucket in buckets.values() for state in bucket]
-    return [Expected(moves, cost, table._least(error)) for cost, error, moves, _ in layer]
+    found = [Expected(moves, cost, table._least(error)) for cost, error, moves, _ in layer]
+    return sorted(found, key=lambda one: (one.error, one.cost))
 
 
 def neighbours(table: MoveTable, moves: Sequence[str], most: float) -> Iterator[Expected]:

@@ -35,7 +35,10 @@ MOVES = ("merge:2", "merge:3", "merge:4", "interleave:2", "reuse")
 ``+delta``."""
 
 SHARES = (0.85, 0.7, 0.5)
-"""About these shares of the steps are the schedules of fewer steps that recipes are made for."""
+"""About these shares of the steps are the schedules of fewer steps that recipes are made for, too."""
+
+_MANY = 12
+"""From so many steps on. With fewer, no recipe for fewer steps was ever nearer."""
 
 
 def tune(
@@ -69,8 +72,8 @@ def tune(
         check_seeds: seeds of these clips.
         budgets: shares of the full cost, 0..1, one recipe for each.
         moves: the moves to try at each step, see `MOVES`.
-        schedules: numbers of steps that recipes may have; by default `steps`, and those of about 0.85, 0.7 and 0.5 of
-            it that are nearer to the plain run than every smaller number.
+        schedules: numbers of steps that recipes may have; by default `steps`, and from 12 on those of about 0.85, 0.7
+            and 0.5 of it that are nearer to the plain run than every smaller number.
         runs: how many recipes are measured for each budget.
         strategies: strategies and recipe paths, spelt as for `halfframe.enabled`, to compare with the recipes.
         output: folder for the log, the recipes and the table; the same call continues from the log.
@@ -142,8 +145,8 @@ def tune_cases(
         steps: of the schedule that the recipes replace.
         budgets: shares of the full cost, 0..1, one recipe for each.
         moves: what is tried, see `MOVES`; a move with ``+`` is taken as it is.
-        schedules: numbers of steps that recipes may have; by default `steps`, and those of about 0.85, 0.7 and 0.5 of
-            it that are nearer to the plain run than every smaller number.
+        schedules: numbers of steps that recipes may have; by default `steps`, and from 12 on those of about 0.85, 0.7
+            and 0.5 of it that are nearer to the plain run than every smaller number.
         runs: recipes measured for each budget.
         strategies: names and paths of recipes, as `halfframe.enabled` takes them, that are measured beside.
         check: clips ``cases .. cases + check - 1`` are for the check.
@@ -202,7 +205,7 @@ def tune_cases(
 
 def _lengths(bench: Bench, steps: int) -> Iterable[int]:
     """Of fewer steps, some numbers are better than one more: the schedule's noise levels and the switch fall well."""
-    most = range(max(1, round(min(SHARES) * steps)), steps)
+    most = range(round(min(SHARES) * steps), steps) if steps >= _MANY else ()
     bases = {count: bench.base(count) for count in most}
     good = [count for count in most if all(bases[count] < bases[fewer] for fewer in most if fewer < count)]
     nearest = (min(good, key=lambda count: abs(count - share * steps)) for share in SHARES if good)
