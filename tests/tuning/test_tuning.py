@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import halfframe
+from halfframe.compare.progress import Progress
 from halfframe.compare.report_page import read_sheets
 from halfframe.errors import OptionError
 from halfframe.testing import tiny_diffusers_t2v, tiny_wan_t2v
 from halfframe.tuning import Measured, Tuning, tune, tune_cases
 from halfframe.tuning.frontier import table
-from halfframe.tuning.replay import final_latents
+from halfframe.tuning.log import Log
+from halfframe.tuning.replay import final_latents, shown_at
 from halfframe.tuning.rivals import most_steps
 from halfframe.tuning.table import Bench
 
@@ -91,6 +94,68 @@ def test_a_move_after_a_replay_is_the_move_in_a_whole_run(make: Any, move: str) 
     after, _ = final_latents(host.pipe, lambda: host(0, STEPS), moves, record, 1)
     assert torch.equal(whole, after)
     assert not torch.equal(whole, plain)
+
+
+@pytest.mark.parametrize("move", ["full", "merge:2", "full+delta"])
+def test_what_a_step_shows_is_known_from_that_step_alone(monkeypatch: pytest.MonkeyPatch, move: str) -> None:
+    host = diffusers()
+    scheduler, seen = host.pipe.scheduler, []
+    step = type(scheduler).step
+
+    def watched(self: Any, output: torch.Tensor, t: torch.Tensor, sample: torch.Tensor, **more: Any) -> Any:
+        sigma = float(self.sigmas[len(seen)])
+        seen.append(sample.float() - sigma * output.float())
+        return step(self, output, t, sample, **more)
+
+    _, record = final_latents(host.pipe, lambda: host(0, STEPS), ["full"] * STEPS)
+    index, moves = 2, ["full", "full", move, *["full"] * (STEPS - 3)]
+    host.passes = 0
+    shown, _ = shown_at(host.pipe, lambda: host(0, STEPS), moves, record, index)
+    assert host.passes == (1 if "+" in move else 2)  # none before the step, and none after it
+    monkeypatch.setattr(type(scheduler), "step", watched)
+    final_latents(host.pipe, lambda: host(0, STEPS), moves)
+    torch.testing.assert_close(shown, seen[index], rtol=0, atol=1e-5)
+    assert torch.equal(shown, record.shown[index]) == (move == "full")
+    assert sorted(record.shown) == list(range(STEPS))
+
+
+def test_frames_that_show_a_step_worse_than_a_reuse_are_not_run_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = diffusers()
+    bench = Bench(host.pipe, host, 1, STEPS, Log(None, {}), Progress(lambda _: None, 0))
+    moves = ("full", "merge:2", "reuse", "full+delta")
+    left = bench.fits(STEPS).fit(2, "reuse", (0, 1)).residual
+    for spoilt, kept in ((0.99 * left, True), (1.01 * left, False)):
+        monkeypatch.setattr(Bench, "spoilt", lambda *_, spoilt=spoilt, **__: spoilt)
+        bench.log = Log(None, {})
+        assert ("merge:2" in bench.row(STEPS, 2, moves)) == kept
+        assert "merge:2" in bench.row(STEPS, 0, moves)  # nothing to reuse there
+        assert {"reuse", "full+delta"} <= set(bench.row(STEPS, 2, moves))
+
+
+def test_fitted_weights_are_least_squares_over_the_clips() -> None:
+    host = diffusers()
+    bench = Bench(host.pipe, host, 2, STEPS, Log(None, {}), Progress(lambda _: None, 0))
+    records = [bench.record(case, STEPS) for case in range(2)]
+
+    def column(values: list[torch.Tensor]) -> np.ndarray:
+        return torch.cat([value.flatten() for value in values]).double().numpy()
+
+    fits, index = bench.fits(STEPS), STEPS - 1
+    shown = [column([record.shown[step] for record in records]) for step in range(STEPS)]
+    known = [step for step in range(index) if step != 2]
+    expected, *_ = np.linalg.lstsq(np.stack([shown[step] for step in known[-3:][::-1]], 1), shown[index], rcond=None)
+    found = fits.fit(index, "reuse", known)
+    mine = np.array(found.weights) @ np.stack([shown[step] for step in known[-3:][::-1]])
+    best = expected @ np.stack([shown[step] for step in known[-3:][::-1]])
+    assert np.mean((mine - shown[index]) ** 2) <= 1.01 * np.mean((best - shown[index]) ** 2) + 1e-9
+    differences = [
+        column([record.velocities[step][0] - record.velocities[step][1] for record in records]) for step in range(STEPS)
+    ]
+    known = [step for step in range(index) if step >= fits.high]
+    found = fits.fit(index, "full+delta", known)
+    expected, *_ = np.linalg.lstsq(np.stack([differences[step] for step in known[::-1]], 1), differences[index])
+    best = expected @ np.stack([differences[step] for step in known[::-1]])
+    assert found.residual <= 1.01 * np.mean((best - differences[index]) ** 2) + 1e-9
 
 
 def test_nothing_is_decoded_and_the_pipe_is_as_before() -> None:
