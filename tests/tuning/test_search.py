@@ -19,13 +19,13 @@ COSTS = {
     "merge:2+cond": 0.2,
     "full+delta": 0.5,
     "reuse": 0.0,
-    "extend:1": 0.0,
+    "reuse:1.5,-0.5": 0.0,
 }
 
 
 def allowed(moves: tuple[str, ...], high: int) -> bool:
     """The rules, written out: a computed start, no two reuses in a row, a difference to reuse of the same expert."""
-    free = ("reuse", "extend:1")
+    free = ("reuse", "reuse:1.5,-0.5")
     if moves[0] in free or any(a in free and b in free for a, b in itertools.pairwise(moves)):
         return False
     for index, move in enumerate(moves):
@@ -44,12 +44,12 @@ def test_the_search_finds_what_trying_everything_finds(data: st.DataObject) -> N
     single = ("merge:2", "full+cond", "full+delta", "reuse")
     errors = [{move: data.draw(error) for move in single} for _ in range(steps)]
     for number, found_alone in enumerate(errors):
-        found_alone["extend:1"] = data.draw(error) if measurable(number, "extend:1", high) else math.inf
+        found_alone["reuse:1.5,-0.5"] = data.draw(error) if measurable(number, "reuse:1.5,-0.5", high) else math.inf
     table = MoveTable(errors, COSTS, high)
     every = [
         (sum(0.0 if m == "full" else sum(errors[i][p] for p in parts_of(m)) for i, m in enumerate(moves)), moves)
         for moves in itertools.product(COSTS, repeat=steps)
-        if allowed(moves, high) and sum(COSTS[m] for m in moves) <= budget + 1e-9 and "extend:1" not in moves[:2]
+        if allowed(moves, high) and sum(COSTS[m] for m in moves) <= budget + 1e-9 and "reuse:1.5,-0.5" not in moves[:2]
     ]
     found = best_moves(table, budget)
     if not every:
@@ -85,6 +85,6 @@ def test_forbidden_moves_are_not_made() -> None:
 
 def test_what_can_be_measured_alone() -> None:
     assert [measurable(index, "reuse", 2) for index in range(3)] == [False, True, True]
-    assert [measurable(index, "extend:0.5", 2) for index in range(4)] == [False, False, True, True]
+    assert [measurable(index, "reuse:1.5,-0.5", 2) for index in range(4)] == [False, False, True, True]
     assert [measurable(index, "full+delta", 2) for index in range(4)] == [False, True, False, True]
     assert measurable(0, "merge:2", 2)

@@ -20,14 +20,7 @@ from halfframe.tuning.table import Bench
 __all__ = ["BUDGETS", "items"]
 
 BUDGETS = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.3)
-_MOVES_I2V = (
-    "interleave:2",
-    "interleave:3",
-    "interleave:4",
-    "reuse",
-    "extend:0.5",
-    "extend:1",
-)  # `merge` is `interleave` there
+_MOVES_I2V = ("interleave:2", "interleave:3", "interleave:4", "reuse")  # `merge` is `interleave` there
 _RUNS = 6
 _RANKS = {"t2v-8": 1.5, "lora-4": 1.6, "t2v-20": 1.7, "i2v-20": 1.8, "i2v-8": 6.8}
 _PIECES = {20: 10, 15: 6, 10: 3, 8: 4, 6: 2}

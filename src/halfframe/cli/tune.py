@@ -38,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--move",
         action="append",
         metavar="MOVE",
-        help="a move to try at every step; repeatable (default: merge:2 merge:3 merge:4 interleave:2 reuse extend:0.5 "
-        "extend:1)",
+        help="a move to try at every step; repeatable (default: merge:2 merge:3 merge:4 interleave:2 reuse)",
     )
     search.add_argument(
         "--schedule",

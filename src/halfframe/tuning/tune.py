@@ -15,6 +15,7 @@ from halfframe.compare.generators import diffusers_generate, official_generate
 from halfframe.compare.progress import Progress
 from halfframe.errors import OptionError, is_count
 from halfframe.plugins.strategies import DEFAULT_STRATEGY, resolve_strategy
+from halfframe.sampling.weights import MOST_WEIGHTS
 from halfframe.strategies.recipe import Recipe, reuses
 from halfframe.tuning.clips import clips_of
 from halfframe.tuning.frontier import html_page, table, to_dict, write_json
@@ -31,7 +32,7 @@ _logger = logging.getLogger(__name__)
 BUDGETS = (0.9, 0.75, 0.6, 0.45)
 """Shares of the full cost for which recipes are made."""
 
-MOVES = ("merge:2", "merge:3", "merge:4", "interleave:2", "reuse", "extend:0.5", "extend:1")
+MOVES = ("merge:2", "merge:3", "merge:4", "interleave:2", "reuse")
 """Moves that are tried at every step. On guided steps, moves with a forward pass are also tried with ``+cond`` and
 ``+delta``."""
 
@@ -212,7 +213,7 @@ def _tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
     for move in ("full", *moves):
         plain = "+" not in move and not reuses(move)
         tried += [move, *((f"{move}+cond", f"{move}+delta") if plain and guided else ())]
-    Recipe(("full", "full", *tried))  # refuses unknown moves
+    Recipe((*["full"] * MOST_WEIGHTS, *tried))  # refuses unknown moves
     return tuple(dict.fromkeys(tried))
 
 
