@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from typing import Any, Literal
 
 from halfframe.errors import OptionError, is_count
@@ -13,7 +14,7 @@ from halfframe.report.cost import A14B, H200, ExpertShape, Rates
 from halfframe.report.meter import Meter
 from halfframe.report.report import Report, run_lengths, text_table
 from halfframe.sampling import frames
-from halfframe.sampling.guidance import Guidance
+from halfframe.sampling.guidance import Guidance, GuidanceRule, settled, suffix_of
 from halfframe.sampling.schedule import Schedule, experts_by_boundary, steps_of
 from halfframe.sampling.strategy import Reuse, Step, Strategy, frames_of, label_of
 
@@ -167,22 +168,21 @@ def plan(
     schedule = Schedule.plan(_steps(sampling_steps, shift, sample_solver, boundary, latent_frames), resolved)
 
     meter = Meter(expert_shape, 4, False, rates)
-    computed: set[str] = set()  # experts that computed both passes of a step
+    computed: Counter[str] = Counter()  # how many steps of an expert computed both passes
     for step, move in zip(schedule.steps, schedule.moves, strict=True):
         count = frames_of(move, latent_frames)
         length = frames.sequence_length(count, per_frame, group_size)
         suffix = ""
         for number in range(2 if guided else 1):
-            asked = rule.at(step) if number and not isinstance(move, Reuse) else "both"
-            skips = asked in ("conditional", "delta") or (asked == "delta if known" and step.expert in computed)
-            if skips:
-                suffix = "+delta" if asked != "conditional" and step.expert in computed else "+cond"
-            if skips or not count:
+            asked: GuidanceRule = rule.at(step) if number and not isinstance(move, Reuse) else "both"
+            asked = settled(asked, computed[step.expert])
+            suffix = suffix_of(asked)
+            if asked != "both" or not count:
                 meter.skip(step.expert, full, 1)
             else:
                 meter.forward(step.expert, count, length, full, 1, 0.0)
         if guided and count and not suffix:
-            computed.add(step.expert)
+            computed[step.expert] += 1
         meter.step(step.expert, count, label_of(move) + suffix)
     switch = next((step for step in schedule.steps if step.expert == "low" and step.index), None)
     report = meter.report(

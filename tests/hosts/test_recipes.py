@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import halfframe
 from halfframe.testing import diffusers_from_wan_state, tiny_diffusers_t2v, tiny_wan_t2v
 
 from ..helpers_diffusers import ARGS, PROMPT, run, seeded
+from . import test_plain_loop
 from .plain_loop import Parts, held, straight, view_at
 from .test_cross_host import official_solver
 from .test_plain_loop import SCALES, STEPS, close, parts_of, pipe_of, sample
@@ -23,20 +25,21 @@ def recipe_loop(parts: Parts, moves: tuple[str, ...]) -> Tensor:
     """Final latents of a run that does at step i what ``moves[i]`` says.
 
     What each of the two forward passes of a step says that the clip shows is carried to steps that reuse it, and what
-    guidance adds to the conditional prediction to steps of the same expert that do without the other pass.
+    guidance adds to the conditional prediction to steps of the same expert that do without the other pass. Where there
+    are weights, the first belongs to the latest of these.
     """
     scheduler, total = parts.scheduler, parts.frames
     latents = parts.noise(total)
     shown: list[list[Tensor]] = []  # of each computed step what each pass shows
-    levels: list[float] = []
-    added: Tensor | None = None
+    added: list[Tensor] = []  # by guidance, at each step of this expert that made both passes
     before: bool | None = None
     for i, t in enumerate(scheduler.timesteps):
         high, sigma = bool(t >= parts.boundary), float(scheduler.sigmas[i])
         if high != before:
-            added, before = None, high
+            added, before = [], high
         scale = parts.scales[0 if high else 1]
-        base, _, short = moves[i].partition("+")
+        base, _, rule = moves[i].partition("+")
+        short, _, rule_weights = rule.partition(":")
         guided = scale != 1
 
         def predict(
@@ -60,27 +63,28 @@ def recipe_loop(parts: Parts, moves: tuple[str, ...]) -> Tensor:
             between = held if name == "own-noise" else straight
             return (latents - between(given - level * computed, view.places, total)) / sigma
 
-        if base == "reuse":
-            positive, *rest = [(latents - x0) / sigma for x0 in shown[-1]]
-        elif base.startswith("extend:"):
-            weight = float(base.removeprefix("extend:"))
-            gone = (levels[-1] - sigma) / (levels[-2] - levels[-1])
-            extended = [new + weight * gone * (new - old) for new, old in zip(shown[-1], shown[-2], strict=True)]
-            positive, *rest = [(latents - x0) / sigma for x0 in extended]
+        if base.startswith("reuse"):
+            weights = base.removeprefix("reuse").removeprefix(":")
+            positive, *rest = [(latents - weighed(x0, weights)) / sigma for x0 in zip(*shown, strict=True)]
         else:
             positive, rest = predict(True), []
             if guided and not short:
                 rest = [predict(False)]
-                added = positive - rest[0]
+                added.append(positive - rest[0])
             elif guided:
-                rest = [positive if short == "cond" or added is None else positive - added]
-            if levels and sigma == levels[-1]:  # Heun's second look at a level replaces its first
-                shown, levels = shown[:-1], levels[:-1]
+                rest = [positive if short == "cond" else positive - weighed(added, rule_weights)]
             shown.append([latents - sigma * velocity for velocity in (positive, *rest)])
-            levels.append(sigma)
         velocity = rest[0] + scale * (positive - rest[0]) if rest else positive
         latents = scheduler.step(velocity, t, latents, return_dict=False)[0]
     return latents
+
+
+def weighed(parts: Sequence[Tensor], weights: str) -> Tensor:
+    """The last of `parts`, or by weights such as ``"1.5,-0.5"``: 1.5 times the last less half of the one before it."""
+    total = torch.zeros_like(parts[-1])
+    for k, weight in enumerate((weights or "1").split(",")):
+        total += float(weight) * parts[len(parts) - 1 - k]
+    return total
 
 
 # Six steps; at shift 12 four of them are the high-noise expert's, five in diffusers' image-to-video.
@@ -92,14 +96,29 @@ RECIPES = {
     "cond": ("full+cond", "merge:2+cond", "full", "interleave:2+cond", "full+cond", "merge:2+cond"),
     "all": ("merge:4", "full+delta", "reuse", "interleave:3+cond", "merge:2", "full"),
     "delta": ("full", "merge:2+delta", "interleave:2+delta", "reuse", "full", "full"),
-    "extend": ("full", "merge:2", "extend:1", "full", "extend:-0.5", "full"),
-    "extend across the switch": ("interleave:2", "full", "full+cond", "full", "extend:0.5", "reuse"),
+    "two weights": ("full", "merge:2", "reuse:1.72,-0.72", "full", "reuse:0.5,0.75", "full"),
+    "three weights": ("merge:3", "full", "interleave:2", "reuse:2.1,-1.4,0.3", "full", "reuse:1.2,0.3,-0.5"),
+    "weights across the switch": ("interleave:2", "full", "full+cond", "full", "reuse:1.6,-0.9,0.3", "reuse:0.9"),
+    "two weights of guidance": ("full", "merge:2", "full+delta:1.47,-0.58", "reuse:1.5,-0.5", "full", "full"),
+    "three weights of guidance": ("full", "interleave:2", "full", "merge:2+delta:2,-1.3,0.4", "full", "full+delta:0.8"),
     "cond and reuse": ("merge:2", "full+cond", "reuse", "merge:2", "full+cond", "reuse"),
 }
 LOW_DELTA = {  # where the low-noise expert's first step is known
-    "official t2v": ("full", "full+delta", "merge:2", "reuse", "full", "interleave:2+delta"),
-    "diffusers t2v": ("full", "full+delta", "merge:2", "reuse", "full", "interleave:2+delta"),
+    "one weight": ("full", "full+delta", "merge:2", "reuse", "full", "interleave:2+delta"),
+    "own weights": ("full", "full", "full+delta:1.47,-0.58", "reuse:1.5,-0.5", "full", "interleave:2+delta:0.7"),
 }
+TEN = (  # seven of ten steps are the high-noise expert's, six in image-to-video
+    *(
+        "merge:2",
+        "full",
+        "full",
+        "interleave:2+delta:2.2,-1.5,0.3",
+        "full+delta:1.3,-0.3",
+        "reuse:1.4,-0.6,0.2",
+        "full",
+    ),
+    *("full", "full", "full+delta:1.5,-0.7"),
+)
 
 
 def made(host: str, moves: tuple[str, ...], scheduler: str = "unipc", **arguments: Any) -> tuple[Tensor, Any]:
@@ -135,35 +154,52 @@ class Moves(halfframe.Strategy):
 
 
 @pytest.mark.parametrize("host", HOSTS)
-@pytest.mark.parametrize("last", ["reuse", "extend:0.5"])
+@pytest.mark.parametrize("last", ["reuse", "reuse:1.5,-0.5"])
 def test_guidance_leaves_reused_steps_alone(host: str, last: str) -> None:
     """Both passes of such a step are reused, and what they say is nothing for a later one to go on from."""
     with torch.no_grad():
-        expected = recipe_loop(parts_of(host, 8), ("full", "full", "full", "full+cond", "extend:1", last))
-    moves = {4: halfframe.Reuse(1), 5: halfframe.Reuse(0.5 if last != "reuse" else 0)}
+        expected = recipe_loop(parts_of(host, 8), ("full", "full", "full", "full+cond", "reuse:2,-1", last))
+    moves = {4: halfframe.Reuse((2, -1)), 5: halfframe.Reuse((1.5, -0.5) if last != "reuse" else (1,))}
     guidance = halfframe.Guidance(skip_last=3)
     with halfframe.enabled(pipe_of(host), Moves(moves), guidance=guidance) as enabled:
         latents = sample(host, 8)
     close(latents, expected)
     assert enabled.report is not None
-    assert enabled.report.moves == ("full", "full", "full", "full+cond", "extend:1", last)
+    assert enabled.report.moves == ("full", "full", "full", "full+cond", "reuse:2,-1", last)
     plan = halfframe.plan(frame_num=29, sampling_steps=STEPS, strategy=Moves(moves), guidance=guidance)
     assert plan.report.moves == enabled.report.moves
 
 
-@pytest.mark.parametrize("host", LOW_DELTA)
-def test_delta_in_both_experts(host: str) -> None:
+@pytest.mark.parametrize("host", ["official t2v", "diffusers t2v"])
+@pytest.mark.parametrize("name", LOW_DELTA)
+def test_delta_in_both_experts(host: str, name: str) -> None:
+    moves = LOW_DELTA[name]
     with torch.no_grad():
-        expected = recipe_loop(parts_of(host, 8), LOW_DELTA[host])
-    latents, report = made(host, LOW_DELTA[host])
+        expected = recipe_loop(parts_of(host, 8), moves)
+    latents, report = made(host, moves)
     close(latents, expected)
-    assert report.moves == LOW_DELTA[host]
-    assert (report.high.passes, report.low.passes) == (5, 3)
+    assert report.moves == moves
+    plan = halfframe.plan(frame_num=29, sampling_steps=STEPS, strategy=halfframe.Recipe(moves))
+    assert plan.report.moves == moves
+    assert (report.high.passes, report.low.passes) == (plan.report.high.passes, plan.report.low.passes)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("scheduler", ["unipc", "dpm++"])
+def test_weights_of_guidance_in_both_experts(host: str, scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_plain_loop, "STEPS", len(TEN))
+    parts = parts_of(host, 8, scheduler)
+    assert parts.high_steps in (6, 7)
+    with torch.no_grad():
+        expected = recipe_loop(parts, TEN)
+    latents, report = made(host, TEN, scheduler)
+    close(latents, expected)
+    assert [move.partition("+")[2] for move in report.moves] == [move.partition("+")[2] for move in TEN]
 
 
 @pytest.mark.parametrize("host", ["diffusers t2v", "diffusers i2v"])
 @pytest.mark.parametrize("scheduler", ["euler", "heun"])
-@pytest.mark.parametrize("name", ["maps", "reuse", "extend", "all", "cond and reuse"])
+@pytest.mark.parametrize("name", ["maps", "reuse", "three weights", "all", "cond and reuse"])
 def test_recipe_with_other_schedulers(host: str, scheduler: str, name: str) -> None:
     """Heun's schedule has each step but the last twice; a recipe is for its eleven entries."""
     parts = parts_of(host, 8, scheduler)
@@ -172,13 +208,25 @@ def test_recipe_with_other_schedulers(host: str, scheduler: str, name: str) -> N
     with torch.no_grad():
         expected = recipe_loop(parts, moves)
     latents, report = made(host, moves, scheduler)
-    # Heun's levels lie close at the end, and differences over them make roundings large.
-    torch.testing.assert_close(latents, expected, rtol=0, atol=1e-4 if name == "extend" else 1e-5)
+    torch.testing.assert_close(latents, expected, rtol=0, atol=1e-5)
     assert len(report.moves) == count == (11 if scheduler == "heun" else 6)
 
 
 @pytest.mark.parametrize("host", ["diffusers t2v", "diffusers i2v"])
-@pytest.mark.parametrize("name", ["maps", "reuse", "reuse across the switch", "all"])
+@pytest.mark.parametrize("early", [("full+delta:1.5,-0.5", "reuse:1.4,-0.4"), ("reuse:1.4,-0.3", "full+delta:0.9")])
+def test_each_entry_of_heuns_schedule_is_a_step(host: str, early: tuple[str, ...]) -> None:
+    """Its second and third are at one noise level, and both count."""
+    parts = parts_of(host, 8, "heun")
+    moves = ("full", "full", "merge:2", *early, *["full"] * 6)
+    with torch.no_grad():
+        expected = recipe_loop(parts, moves)
+    latents, report = made(host, moves, "heun")
+    torch.testing.assert_close(latents, expected, rtol=0, atol=1e-5)
+    assert [move.partition("+")[2] for move in report.moves] == [move.partition("+")[2] for move in moves]
+
+
+@pytest.mark.parametrize("host", ["diffusers t2v", "diffusers i2v"])
+@pytest.mark.parametrize("name", ["maps", "reuse", "reuse across the switch", "weights across the switch", "all"])
 @pytest.mark.filterwarnings("ignore:halfframe. no unconditional pass was skipped")
 def test_recipe_without_guidance(host: str, name: str) -> None:
     parts = parts_of(host, 8)
@@ -202,6 +250,7 @@ def test_recipe_of_another_length(t2v: Any) -> None:
     [
         ("merge:2", "full", "reuse", "interleave:2+cond", "merge:3+delta", "full+delta", "full", "merge:2+delta"),
         ("interleave:3", "merge:2", "merge:2+cond", "reuse", "full", "full", "reuse", "interleave:2"),
+        ("merge:2", "full", "reuse:1.72,-0.72", "full", "full+delta:1.5,-0.4,0.1", "full", "reuse:0.6,0.3", "full"),
     ],
 )
 def test_hosts_agree_on_a_recipe(moves: tuple[str, ...], tmp_path: Any) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfframe.errors import OptionError
-from halfframe.sampling.guidance import Guidance, GuidanceState
+from halfframe.sampling.guidance import Delta, Guidance, GuidanceRule, GuidanceState
 from halfframe.sampling.strategy import Step
 
 
@@ -69,7 +69,6 @@ def test_what_the_hosts_formula_makes_of_the_stand_in(scale: float) -> None:
         torch.testing.assert_close(stand_in + scale * (later - stand_in), expected, rtol=1e-5, atol=1e-5)
         # The other expert has no difference of its own yet.
         state.see(third, 0, later)
-        assert state._delta is None
         stand_in = state.stand_in(third, 1)
         assert stand_in is not None
         assert torch.equal(stand_in, later)
@@ -106,7 +105,6 @@ def test_the_difference_stands_in_between_whatever_the_mode(mode: Any) -> None:
     torch.testing.assert_close(last - truncated, cond - uncond if mode == "delta" else torch.zeros_like(cond))
     # The other expert's first step computes its own.
     state.see(low, 0, later)
-    assert state._delta is None
     assert state.stand_in(low, 1) is None
 
 
@@ -117,6 +115,60 @@ def test_without_a_difference_the_pass_is_made() -> None:
     state.see(first, 0, torch.ones(1))
     state.see(second, 0, torch.ones(1))
     assert state.stand_in(second, 1) is None
+
+
+class Rules:
+    """A rule for each step."""
+
+    def __init__(self, *rules: GuidanceRule) -> None:
+        self.rules = rules
+
+    def at(self, step: Step) -> GuidanceRule:
+        return self.rules[step.index]
+
+
+@given(st.integers(1, 4), st.sampled_from(["conditional", "both"]), st.data())
+def test_a_difference_is_the_weighted_sum_of_the_last_ones_latest_first(
+    count: int, otherwise: Any, data: st.DataObject
+) -> None:
+    """Of steps that computed both passes, and of the same expert; stand-ins and reuses are not among them."""
+    weights = tuple(data.draw(st.lists(st.floats(-3, 3), min_size=count, max_size=count)))
+    kinds = data.draw(st.lists(st.sampled_from(["both", "both", "delta", "reused", "conditional"]), max_size=9))
+    schedule = steps(len(kinds) - len(kinds) // 3, len(kinds) // 3 + 1)
+    asked: dict[str, GuidanceRule] = {"delta": Delta(weights, otherwise), "conditional": "conditional"}
+    state = GuidanceState(Rules(*(asked.get(kind, "both") for kind in kinds), asked["delta"]))
+    known: list[float] = []
+    for step, kind in zip(schedule, [*kinds, "delta"], strict=True):
+        if step.expert == "low" and step.expert_index == 0:
+            known.clear()
+        cond, uncond = torch.tensor(10.0 * step.index), torch.tensor(float(step.index**2))
+        state.see(step, 0, cond, computed=kind != "reused")
+        rule = "both" if kind == "reused" else state.rule(step)
+        if kind == "delta":
+            assert rule == (asked["delta"] if len(known) >= count else otherwise)
+        if rule == "both":
+            state.see(step, 1, uncond, computed=kind != "reused")
+            known += [] if kind == "reused" else [float(cond - uncond)]
+            continue
+        stand_in = state.stand_in(step, 1)
+        assert stand_in is not None
+        if rule == "conditional":
+            assert (stand_in, state.label) == (cond, "+cond")
+        else:
+            difference = sum(weight * one for weight, one in zip(weights, known[::-1], strict=False))
+            assert float(stand_in) == pytest.approx(float(cond) - difference, abs=1e-3)
+            assert state.label.startswith("+delta")
+
+
+def test_guidance_is_seen_in_the_hosts_dtype() -> None:
+    state = GuidanceState(Rules("both", Delta((1.5,))))
+    first, second = steps(2, 0)
+    for number, value in enumerate((3.0, 1.0)):
+        state.see(first, number, torch.tensor(value, dtype=torch.bfloat16))
+    state.see(second, 0, torch.tensor(8.0, dtype=torch.bfloat16))
+    stand_in = state.stand_in(second, 1)
+    assert stand_in is not None
+    assert (stand_in.dtype, float(stand_in)) == (torch.bfloat16, 5.0)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_the_strategys_moves() -> None:
     assert schedule.maps
     assert not schedule.reuses
     assert plan(solver_of("unipc", 4, 12.0), lambda step: Reuse() if step.index else None).reuses == 1
-    assert plan(solver_of("unipc", 4, 12.0), lambda step: Reuse(1.0) if step.index > 1 else None).reuses == 2
+    assert plan(solver_of("unipc", 4, 12.0), lambda step: Reuse((2, -1)) if step.index > 1 else None).reuses == 2
     assert not plan(solver_of("unipc", 20, 12.0)).maps
 
 

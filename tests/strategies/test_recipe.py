@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from halfframe import Guidance, Merge, OptionError, Recipe, Reuse, Step, StrategyError
 from halfframe.plugins.configuration import configure
+from halfframe.sampling.guidance import Delta
+from halfframe.strategies.recipe import differences, needs, reuses
 
 BASES = ("full", "merge:2", "merge:4", "interleave:3", "interpolate:2", "own-noise:2")
-MOVES = st.sampled_from([*BASES, *(f"{base}+cond" for base in BASES), "reuse", "extend:0.5", "extend:-1"])
+RULES = ("", "+cond", "+delta", "+delta:1.5,-0.5")
+MOVES = st.sampled_from([*(f"{base}{rule}" for base in BASES for rule in RULES), "reuse", "reuse:1.72,-0.72"])
 
 
 def step(index: int, num_steps: int = 4, high: int = 2) -> Step:
@@ -34,7 +37,7 @@ def step(index: int, num_steps: int = 4, high: int = 2) -> Step:
 
 @given(st.lists(MOVES, max_size=8), st.none() | st.floats(0.1, 20), st.dictionaries(st.text(), st.integers()))
 def test_written_and_read_again_it_is_the_same(moves: list[str], shift: float | None, measured: dict[str, int]) -> None:
-    recipe = Recipe(("full", "full", *moves), shift=shift, high_noise_steps=1, measured=measured)
+    recipe = Recipe(("full", "full", "full", *moves), shift=shift, high_noise_steps=1, measured=measured)
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
@@ -56,7 +59,10 @@ def test_moves_are_the_strategies_own_wherever_they_are_made() -> None:
     assert [recipe.at(step(i)) for i in range(4)] == ["both", "both", "conditional", "both"]
     assert bool(recipe)
     assert not Recipe(("full", "reuse"))
-    assert Recipe(("full", "full", "extend:-0.25", "full")).move(step(2)) == Reuse(-0.25)
+    weighted = Recipe(("full", "full+delta", "reuse:1.72,-0.72", "full"), high_noise_steps=2)
+    assert weighted.move(step(2)) == Reuse((1.72, -0.72))
+    assert [weighted.at(step(i)) for i in range(4)] == ["both", Delta(), "both", "both"]
+    assert Recipe(("full", "full", "full", "merge:2+delta:3,-3,1")).at(step(3)) == Delta((3, -3, 1))
 
 
 @pytest.mark.parametrize(
@@ -69,16 +75,29 @@ def test_moves_are_the_strategies_own_wherever_they_are_made() -> None:
         (("full", "merge:1"), "move 2, 'merge:1', is unknown"),
         (("full", "full+uncond"), "is unknown"),
         (("full", "reuse+cond"), "is unknown"),
-        (("reuse", "full"), "move 1, 'reuse', reuses what no step before it computed; begin with full"),
-        (("full", "full", "extend"), "move 3, 'extend', is unknown; .* extend:W, with W in -2..2, not 0"),
-        (("full", "full", "extend:0"), "move 3, 'extend:0', is unknown"),
-        (("full", "full", "extend:2.1"), "move 3, 'extend:2.1', is unknown"),
-        (("full", "full", "extend:nan"), "move 3, 'extend:nan', is unknown"),
-        (("full", "full", "extend:1+cond"), "is unknown"),
-        (("full", "extend:1"), "move 2, 'extend:1', needs two computed steps before it; use reuse, or begin with full"),
-        (("full", "reuse", "extend:1"), "move 3, 'extend:1', needs two computed steps"),
-        (("extend:1", "full"), "move 1, 'extend:1', reuses what no step before it computed"),
-        (("full+delta", "full"), r"move 1, 'full\+delta', reuses what no step before it computed"),
+        (("reuse", "full"), "move 1, 'reuse', reuses 1 prediction, but earlier steps compute 0; begin with as many"),
+        (("full", "reuse:"), "move 2, 'reuse:', is unknown; .* reuse:A,B,..., with 1 to 4 weights in -10..10"),
+        (("full", "reuse:nan"), "move 2, 'reuse:nan', is unknown"),
+        (("full", "reuse:1e0"), "move 2, 'reuse:1e0', is unknown"),
+        (("full", "reuse:10.1"), "move 2, 'reuse:10.1', is unknown"),
+        (("full", "reuse:1,"), "move 2, 'reuse:1,', is unknown"),
+        (("full", "full", "reuse: 1, 2"), "is unknown"),
+        (("full",) * 5 + ("reuse:1,1,1,1,1",), "move 6, .* is unknown"),
+        (("full", "reuse:1+cond"), "is unknown"),
+        (("full", "reuse+delta"), "is unknown"),
+        (("full", "full+delta:"), "is unknown"),
+        (("full", "full+delta:11"), "is unknown"),
+        (("full", "full+cond:1"), "is unknown"),
+        (("full", "full:2"), "is unknown"),
+        (("full", "full+"), "is unknown"),
+        (("full", "reuse:2,-1"), "move 2, 'reuse:2,-1', reuses 2 predictions, but earlier steps compute 1; begin with"),
+        (("full", "reuse", "reuse:2,-1"), "move 3, 'reuse:2,-1', reuses 2 predictions, but earlier steps compute 1"),
+        (("full", "full+cond", "reuse:1,1,1", "full"), "move 3, .* reuses 3 predictions, but earlier steps compute 2"),
+        (("full+delta", "full"), r"move 1, 'full\+delta', reuses 1 guidance difference, but earlier steps compute 0"),
+        (
+            ("full", "full+cond", "reuse", "full+delta", "full+delta:2,-1"),
+            "move 5, .* reuses 2 guidance differences, but earlier steps compute 1; put as many steps without",
+        ),
     ],
 )
 def test_what_is_no_recipe(moves: Any, message: str) -> None:
@@ -127,8 +146,33 @@ def test_another_schedule_is_refused_with_both_numbers() -> None:
 def test_a_guidance_difference_is_one_experts() -> None:
     recipe = Recipe(("full", "full+delta", "full+delta", "full"))
     assert recipe.move(step(1)) is None
-    with pytest.raises(StrategyError, match=r"move 3, 'full\+delta', .* no earlier step of the low-noise expert"):
+    with pytest.raises(StrategyError, match=r"move 3, 'full\+delta', .* steps of the low-noise expert compute 0"):
         recipe.move(step(2))
+    recipe = Recipe(("full", "full", "full", "full", "full+delta:2,-1", "full+delta:2,-1"))
+    assert recipe.move(step(4, num_steps=6, high=2)) is None
+    with pytest.raises(StrategyError, match=r"move 5, .* 2 guidance differences, .* low-noise expert compute 1"):
+        recipe.move(step(4, num_steps=6, high=3))
+
+
+@pytest.mark.parametrize(
+    ("move", "computed", "both"),
+    [
+        ("full", 0, 0),
+        ("merge:2+cond", 0, 0),
+        ("reuse", 1, 0),
+        ("reuse:1.5", 1, 0),
+        ("reuse:3,-3,1", 3, 0),
+        ("full+delta", 0, 1),
+        ("merge:2+delta:1.5,-0.5", 0, 2),
+    ],
+)
+def test_what_a_move_needs_before_it(move: str, computed: int, both: int) -> None:
+    assert (needs(move), differences(move), reuses(move)) == (computed, both, computed > 0)
+    before = ("full+cond",) * computed + ("merge:2",) * both
+    Recipe((*before, move))
+    if before:
+        with pytest.raises(OptionError, match=f"move {len(before)}, .* reuses {computed + both}"):
+            Recipe((*before[1:], move))
 
 
 def test_it_brings_its_own_guidance() -> None:

@@ -90,7 +90,7 @@ class Report:
             found.append("the schedule has no low-noise step, so that expert never ran; ask for more steps")
         if 1 in self.high.latent_frames and self.latent_frames > 2:
             found.append(f"a step computed 1 of {self.latent_frames} latent frames; use a smaller stride")
-        without = [move.endswith("+cond") or move.startswith(("reuse", "extend")) for move in self.moves]
+        without = [move.endswith("+cond") or move.startswith("reuse") for move in self.moves]
         if without and all(without) and self.guidance_truncated:
             found.append("no step computed the unconditional pass, so this is a clip without guidance")
         return tuple(found)

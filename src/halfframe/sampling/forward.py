@@ -20,8 +20,9 @@ from halfframe.sampling.events import ExpertCall
 from halfframe.sampling.frame_map import BoundMap, FrameMap
 from halfframe.sampling.host import ForwardPass, HostFacts
 from halfframe.sampling.strategy import Given, Move, Reuse, Step
+from halfframe.sampling.weights import remembering
 
-__all__ = ["Compute", "ForwardPasses", "checked", "finite", "remembering"]
+__all__ = ["Compute", "ForwardPasses", "checked", "finite", "only_looked_at"]
 
 Compute = Callable[[ForwardPass], Tensor]
 """Makes a forward pass: the velocity ``v = eps - x0`` of the frames that the expert was given, ``(..., K, H, W)``."""
@@ -55,7 +56,7 @@ class ForwardPasses:
         self._meter = meter
         self._measure = measure
         self._bound: tuple[Step, BoundMap] | None = None
-        self._shown: dict[Hashable, list[tuple[float, Tensor]]] = {}
+        self._shown: dict[Hashable, list[tuple[int, Tensor]]] = {}
         self.latest: ForwardPass | None = None
 
     def make(self, step: Step, move: Move, number: int, latents: Tensor, compute: Compute, key: Any = None) -> Tensor:
@@ -87,7 +88,7 @@ class ForwardPasses:
         """Remember what `velocity` says the clip shows, if that may be reused."""
         if self.remembers:
             shown = latents.float() - step.sigma * velocity.float()
-            self._shown[key] = remembering(self._shown.get(key, []), step.sigma, shown, self.remembers)
+            self._shown[key] = remembering(self._shown.get(key, []), step.index, shown, self.remembers)
 
     def skip(self, step: Step, latents: Tensor) -> None:
         """A pass over `latents` was left out."""
@@ -111,7 +112,7 @@ class ForwardPasses:
             velocity = move.velocities[key].to(latents.device)
             return checked(velocity, latents.shape, None, f"the velocity that {self._named} gives")
         known = [one for one in self._shown.get(key, []) if one[1].shape == latents.shape]
-        shown = move.shown(known, step.sigma)
+        shown = move.shown(known)
         if shown is None:
             raise StrategyError(
                 f"{self._named} reuses {_counted(move.needs)} at step {step.index + 1} of {step.num_steps}, but "
@@ -135,8 +136,9 @@ class ForwardPasses:
         velocity = prediction if bound is None else bound.expand(prediction, latents)
         full_length = made.sequence_length if bound is None else self.sequence_length(latents, step.num_frames)
         self._meter.forward(step.expert, count, made.sequence_length, full_length, _clips(latents), seconds)
-        before = _versions(inputs, prediction)
-        self._hooks.halfframe_expert_call(
+        only_looked_at(
+            self._hooks.halfframe_expert_call,
+            (inputs, prediction),
             call=ExpertCall(
                 step=step,
                 number=number,
@@ -145,14 +147,8 @@ class ForwardPasses:
                 prediction=prediction,
                 sequence_length=made.sequence_length,
                 seconds=seconds if self._measure else None,
-            )
+            ),
         )
-        if _versions(inputs, prediction) != before:
-            names = " or ".join(sorted(hook.plugin_name for hook in self._hooks.halfframe_expert_call.get_hookimpls()))
-            raise PluginError(
-                f"a halfframe_expert_call hook edited a tensor of the call in place, in {names}; these are the run's "
-                "own, and only to be looked at. Edit a clone."
-            )
         return velocity
 
     def _bound_at(self, step: Step, frame_map: FrameMap) -> BoundMap:
@@ -163,11 +159,20 @@ class ForwardPasses:
         return known[1]
 
 
-def remembering(
-    known: Sequence[tuple[float, Tensor]], sigma: float, shown: Tensor, count: int
-) -> list[tuple[float, Tensor]]:
-    """The `count` latest of what is `known` for `Reuse.shown`, and what was `shown` at `sigma` in place of others."""
-    return [*(one for one in known if one[0] != sigma), (sigma, shown)][-count:]
+def only_looked_at(hook: pluggy.HookCaller, tensors: Sequence[Tensor], **arguments: Any) -> None:
+    """Call `hook` with `arguments`, which hold the run's own `tensors`.
+
+    Raises:
+        PluginError: a plugin edited one of them in place.
+    """
+    before = _versions(tensors)
+    hook(**arguments)
+    if _versions(tensors) != before:
+        names = " or ".join(sorted(one.plugin_name for one in hook.get_hookimpls()))
+        raise PluginError(
+            f"a {hook.name} hook edited a tensor in place, in {names}; these are the run's own, and only "
+            "to be looked at. Edit a clone."
+        )
 
 
 def _counted(needs: int) -> str:
@@ -200,6 +205,6 @@ def _clips(latents: Tensor) -> int:
     return math.prod(latents.shape[: frames.TIME_DIM - 1])
 
 
-def _versions(*tensors: Tensor) -> list[int]:
+def _versions(tensors: Sequence[Tensor]) -> list[int]:
     """How often each was edited in place; tensors of inference mode do not count that."""
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors]

@@ -4,7 +4,7 @@ With scale s, the guided velocity is ``u + s (c - u)`` of a conditional predicti
 is not computed, a substitute for it makes the host's own formula give
 
 - ``c`` (``"conditional"``): u := c;
-- ``c + (s - 1) d`` (``"delta"``): u := c - d, with d = c - u of the last step that computed both.
+- ``c + (s - 1) d`` (`Delta`): u := c - d, with d the weighted sum of c - u of the last steps that computed both.
 
 Source: CFG truncation, as combined with half-frame generation for Wan2.2.
 """
@@ -12,18 +12,52 @@ Source: CFG truncation, as combined with half-frame generation for Wan2.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
 from halfframe.errors import OptionError, is_count, one_of
 from halfframe.sampling.strategy import Expert, Step
+from halfframe.sampling.weights import MOST_WEIGHTS, checked_weights, remembering, weighted_sum, weights_text
 
-__all__ = ["Guidance", "GuidanceMode", "GuidancePlan", "GuidanceRule", "GuidanceState"]
+__all__ = ["Delta", "Guidance", "GuidanceMode", "GuidancePlan", "GuidanceRule", "GuidanceState", "settled", "suffix_of"]
 
 GuidanceMode = Literal["conditional", "delta"]
-GuidanceRule = Literal["both", "conditional", "delta", "delta if known"]
-"""What a step computes; ``"delta"`` falls back on ``"conditional"``, ``"delta if known"`` on ``"both"``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A step without its unconditional pass: guidance differences of earlier steps of the same expert stand in.
+
+    Attributes:
+        weights: of those differences, latest first, 1 to 4; ``(1.0,)`` reuses the last one unchanged.
+        otherwise: what the step computes if fewer differences are known than there are weights.
+
+    Raises:
+        OptionError: `weights` are not 1 to 4 finite numbers.
+    """
+
+    weights: tuple[float, ...] = (1.0,)
+    otherwise: Literal["conditional", "both"] = "conditional"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", checked_weights("Delta", self.weights))
+
+
+GuidanceRule: TypeAlias = Literal["both", "conditional"] | Delta
+"""What a step computes of guidance."""
+
+
+def settled(rule: GuidanceRule, known: int) -> GuidanceRule:
+    """`rule` where so many differences are `known`: a `Delta` only if it has as many as it needs."""
+    return rule.otherwise if isinstance(rule, Delta) and known < len(rule.weights) else rule
+
+
+def suffix_of(rule: GuidanceRule) -> str:
+    """What reports and recipes add to a move: nothing, ``+cond``, ``+delta``, ``+delta:1.47,-0.58``, ..."""
+    if isinstance(rule, Delta):
+        return f"+delta:{weights_text(rule.weights)}".rstrip(":")
+    return "+cond" if rule == "conditional" else ""
 
 
 @runtime_checkable
@@ -74,17 +108,17 @@ class Guidance:
         last = step.index >= step.num_steps - self.skip_last
         last_high = step.expert == "high" and step.expert_index >= step.expert_steps - self.skip_last_high
         if last or last_high:
-            return self.mode
-        return "delta if known" if step.expert_index % self.every else "both"
+            return Delta() if self.mode == "delta" else "conditional"
+        return Delta(otherwise="both") if step.expert_index % self.every else "both"
 
 
 class GuidanceState:
-    """What a run remembers of its guidance: this step's conditional prediction, and the last difference.
+    """What a run remembers of its guidance: this step's conditional prediction, and the last differences.
 
-    The difference is forgotten at the expert switch, because it is one expert's.
+    The differences are forgotten at the expert switch, because they are one expert's.
 
     Attributes:
-        label: how the latest stand-in is named in reports and recipes, ``"+cond"`` or ``"+delta"``.
+        label: how the latest stand-in is named in reports and recipes, see `suffix_of`.
     """
 
     def __init__(self, plan: GuidancePlan) -> None:
@@ -92,7 +126,7 @@ class GuidanceState:
         self._plan = plan
         self._expert: Expert | None = None
         self._conditional: Tensor | None = None
-        self._delta: Tensor | None = None
+        self._deltas: list[tuple[int, Tensor]] = []
 
     def see(self, step: Step, number: int, velocity: Tensor, computed: bool = True) -> None:
         """A pass was made: the first of a step is the conditional one, the second the unconditional one.
@@ -102,32 +136,28 @@ class GuidanceState:
         if not self._plan:
             return
         if self._expert != step.expert:
-            self._delta = None
+            self._deltas = []
         self._expert = step.expert
         if number == 0:
             self._conditional = velocity
         elif number == 1 and computed and self._conditional is not None:
-            self._delta = self._conditional - velocity
+            delta = self._conditional - velocity
+            self._deltas = remembering(self._deltas, step.index, delta, MOST_WEIGHTS)
 
-    def rule(self, step: Step) -> Literal["both", "conditional", "delta"]:
+    def rule(self, step: Step) -> GuidanceRule:
         """What `step` computes, given what is remembered."""
-        rule = self._plan.at(step) if self._plan else "both"
-        known = self._delta is not None and self._expert == step.expert
-        if rule == "delta if known":
-            return "delta" if known else "both"
-        return "conditional" if rule == "delta" and not known else rule
+        known = len(self._deltas) if self._expert == step.expert else 0
+        return settled(self._plan.at(step), known) if self._plan else "both"
 
     def stand_in(self, step: Step, number: int) -> Tensor | None:
         """What takes the place of the coming pass, ``(..., F, H, W)``; None if it is to be computed."""
         rule = self.rule(step)
         if number != 1 or rule == "both" or self._conditional is None:
             return None
-        if rule == "conditional" or self._delta is None:
-            self.label = "+cond"
-            return self._conditional
-        self.label = "+delta"
-        return self._conditional - self._delta
+        self.label = suffix_of(rule)
+        delta = weighted_sum(rule.weights, self._deltas) if isinstance(rule, Delta) else None
+        return self._conditional if delta is None else self._conditional - delta.to(self._conditional.dtype)
 
     def close(self) -> None:
         """Let go of every tensor."""
-        self._conditional = self._delta = None
+        self._conditional, self._deltas = None, []

@@ -5,18 +5,17 @@ The run always carries full-length latents, so callbacks, interrupts and schedul
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from halfframe.errors import OptionError
 from halfframe.report.cost import Expert
 from halfframe.sampling.frame_map import FrameMap
 from halfframe.sampling.frames import TIME_DIM
+from halfframe.sampling.weights import Known, checked_weights, weighted_sum, weights_text
 
 __all__ = ["Allocation", "Expert", "Given", "Move", "Reuse", "Step", "Strategy", "frames_of", "label_of"]
 
@@ -79,45 +78,31 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """A step without a forward pass: each pass reuses the x0 that was predicted at the last computed step.
+    """A step without a forward pass: for each pass, the x0 of earlier steps stands in.
 
-    ``v = (x - x0) / sigma`` with the x0 of the last step that was not a reuse itself, also for skipped guidance passes.
-    `Guidance` has no say at such a step: both passes are reused.
+    ``v = (x - x0) / sigma``, with the weighted sum of the x0 of the last steps that were no reuses themselves, also for
+    skipped guidance passes. `Guidance` has no say at such a step: both passes are reused.
 
     Attributes:
-        extend: how far x0 is extrapolated from the last two computed steps, linearly in the noise level: 1 continues
-            the line, 0 reuses x0 unchanged.
+        weights: of those x0, latest first, 1 to 4; ``(1.0,)`` reuses the last one unchanged.
 
     Raises:
-        OptionError: `extend` is not a finite number.
+        OptionError: `weights` are not 1 to 4 finite numbers.
     """
 
-    extend: float = 0.0
+    weights: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        number = isinstance(self.extend, int | float) and not isinstance(self.extend, bool)
-        if not number or not math.isfinite(self.extend):
-            raise OptionError(f"Reuse: extend must be a finite number, got {self.extend!r}.")
+        object.__setattr__(self, "weights", checked_weights("Reuse", self.weights))
 
-    def shown(self, known: Sequence[tuple[float, Tensor]], sigma: float) -> Tensor | None:
-        """The x0 to use at `sigma`; None if fewer predictions are `known` than needed.
-
-        Args:
-            known: noise levels and x0 of the computed steps, the latest last; no two neighbours of one level.
-            sigma: of the step.
-        """
-        if len(known) < self.needs:
-            return None
-        level, latest = known[-1]
-        if not self.extend:
-            return latest
-        before, earlier = known[-2]
-        return latest + self.extend * (sigma - level) / (level - before) * (latest - earlier)
+    def shown(self, known: Known) -> Tensor | None:
+        """The x0 to use, in float32; None if fewer predictions are `known` than needed."""
+        return weighted_sum(self.weights, known)
 
     @property
     def needs(self) -> int:
         """How many computed steps must come before it."""
-        return 2 if self.extend else 1
+        return len(self.weights)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,11 +121,11 @@ Move: TypeAlias = FrameMap | Reuse | Given | None
 
 
 def label_of(move: Move) -> str:
-    """A move as reports and recipes name it: ``full``, ``merge:2``, ``reuse``, ``extend:1``, ..."""
+    """A move as reports and recipes name it: ``full``, ``merge:2``, ``reuse``, ``reuse:1.72,-0.72``, ..."""
     if isinstance(move, FrameMap):
         return move.label
-    if isinstance(move, Reuse) and move.extend:
-        return f"extend:{move.extend:g}"
+    if isinstance(move, Reuse):
+        return f"reuse:{weights_text(move.weights)}".rstrip(":")
     return "full" if move is None else type(move).__name__.lower()
 
 

@@ -7,42 +7,48 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from halfframe.errors import OptionError, StrategyError, did_you_mean, is_count
-from halfframe.sampling.guidance import GuidanceRule
+from halfframe.sampling.guidance import Delta, GuidanceRule
 from halfframe.sampling.strategy import Move, Reuse, Step, Strategy
+from halfframe.sampling.weights import MOST_WEIGHTS
 from halfframe.strategies.merge import Merge
 from halfframe.strategies.selection import Interleave, Interpolate, OwnNoise
 from halfframe.strategies.windowed import Windowed
 
-__all__ = ["Recipe", "needs", "reuses"]
+__all__ = ["Recipe", "differences", "needs", "reuses"]
 
 VERSION = 1
-MOST_EXTENDED = 2.0
-"""The largest weight of a change of x0 that ``extend:W`` may add."""
+MOST_WEIGHT = 10.0
+"""The largest weight of an earlier step, whatever its sign."""
 _FAMILIES: Mapping[str, Callable[[int], Windowed]] = {
     cls.name: lambda stride, cls=cls: cls(stride=stride, until="end")  # type: ignore[misc]
     for cls in (Merge, Interleave, Interpolate, OwnNoise)
 }
-_NEEDS = {"reuse": 1, "extend": 2}
-"""The moves without a forward pass, and how many computed steps must come before each."""
-_WEIGHT = re.compile(r"-?\d+(\.\d+)?")
-_RULES: Mapping[str, GuidanceRule] = {"": "both", "cond": "conditional", "delta": "delta"}
+_WEIGHT = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _FORMS = (
-    f"full, {', '.join(f'{name}:N' for name in _FAMILIES)}, with N >= 2, each with +cond or +delta if wanted; "
-    f"reuse; or extend:W, with W in -{MOST_EXTENDED:g}..{MOST_EXTENDED:g}, not 0"
+    f"full, {', '.join(f'{name}:N' for name in _FAMILIES)}, with N >= 2, each with +cond, +delta or +delta:A,B,... if "
+    f"wanted; or reuse or reuse:A,B,..., with 1 to {MOST_WEIGHTS} weights in -{MOST_WEIGHT:g}..{MOST_WEIGHT:g}"
 )
 
 
 def reuses(move: str) -> bool:
-    """Whether a move makes no forward pass: ``reuse`` or ``extend:W``."""
+    """Whether a move makes no forward pass: ``reuse`` or ``reuse:A,B,...``."""
     return needs(move) > 0
 
 
 def needs(move: str) -> int:
-    """How many computed steps must come before a move."""
-    return _NEEDS.get(move.partition(":")[0], 0)
+    """How many computed steps must come before a move: as many as ``reuse`` has weights, else 0."""
+    return len(_weights("reuse", move) or ())
+
+
+def differences(move: str) -> int:
+    """How many steps of its expert that compute both passes must come before a move: as many as ``+delta`` has weights.
+
+    0 without ``+delta``.
+    """
+    return len(_weights("delta", move.partition("+")[2]) or ())
 
 
 @dataclass(frozen=True)
@@ -52,14 +58,14 @@ class Recipe(Strategy):
     Moves:
 
     - ``full`` computes all frames.
-    - ``reuse`` makes no forward pass and reuses the last computed prediction of x0.
-    - ``extend:W`` also makes none. It extrapolates x0 linearly in the noise level from the last two computed
-      predictions, with weight W: 0 would be ``reuse``, 1 continues the line.
+    - ``reuse`` makes no forward pass and reuses the x0 of the last computed step. ``reuse:A,B,...``, with 1 to 4
+      weights, reuses a weighted sum: A times that x0, plus B times that of the computed step before, and so on.
     - ``merge:N``, ``interleave:N``, ``interpolate:N`` and ``own-noise:N`` compute one of N frames, as the strategy of
       that name. Strategies that alternate do so by the step's index.
 
     ``+cond`` skips the unconditional pass, and the prediction is the conditional one. ``+delta`` also skips it, and
-    reuses the last guidance difference of the same expert.
+    reuses the last guidance difference of the same expert; ``+delta:A,B,...`` reuses a weighted sum of the last ones,
+    latest first. Only steps that compute both passes give one.
 
     Attributes:
         moves: one for each step of the scheduler.
@@ -69,7 +75,7 @@ class Recipe(Strategy):
         measured: measurements of the recipe, as JSON data; for information only.
 
     Raises:
-        OptionError: no moves, an unknown move, or a move that has nothing to reuse.
+        OptionError: no moves, an unknown move, or a move that reuses more than the steps before it compute.
     """
 
     moves: tuple[str, ...]
@@ -83,16 +89,12 @@ class Recipe(Strategy):
         if isinstance(self.moves, str) or not self.moves:
             raise OptionError(f"a recipe needs a list of moves, one for each step, got {self.moves!r}.")
         object.__setattr__(self, "moves", tuple(self.moves))
-        parsed = [_parsed(index, move) for index, move in enumerate(self.moves)]
-        if parsed[0][0] in _NEEDS or parsed[0][2] == "delta":
-            raise OptionError(f"move 1, {self.moves[0]!r}, reuses what no step before it computed; begin with full.")
-        bases = [base for base, _, _ in parsed]
-        if "extend" in bases and sum(base not in _NEEDS for base in bases[: bases.index("extend")]) < 2:
-            where = bases.index("extend")
-            raise OptionError(
-                f"move {where + 1}, {self.moves[where]!r}, needs two computed steps before it; use reuse, or begin "
-                "with full full."
-            )
+        for index, move in enumerate(self.moves):
+            _parsed(index, move)
+        for index in range(len(self.moves)):
+            lacking = self._lacking(index)
+            if lacking:
+                raise OptionError(lacking)
         high = self.high_noise_steps
         if high is not None and not (is_count(high, 0) and high <= len(self.moves)):
             raise OptionError(f"high_noise_steps must be an integer in 0..{len(self.moves)}, got {high!r}.")
@@ -112,19 +114,17 @@ class Recipe(Strategy):
                 difference is asked for that no step before it computed.
         """
         self._require_fit(step)
-        base, value, guidance = _parsed(step.index, self.moves[step.index])
-        if guidance == "delta" and not self._has_delta(step):
-            raise StrategyError(
-                f"move {step.index + 1}, {self.moves[step.index]!r}, reuses a guidance difference, but no earlier step "
-                f"of the {step.expert}-noise expert computes one; give it a step without + first."
-            )
-        if base in _NEEDS:
-            return Reuse(value)
-        return None if base == "full" else _FAMILIES[base](int(value)).move(step)
+        lacking = self._lacking(step.index, step)
+        if lacking:
+            raise StrategyError(lacking)
+        base, value, _ = _parsed(step.index, self.moves[step.index])
+        if isinstance(value, int):
+            return _FAMILIES[base](value).move(step)
+        return Reuse(value) if value else None
 
     def at(self, step: Step) -> GuidanceRule:
         """What `step` computes of guidance, see `halfframe.sampling.guidance`."""
-        return _RULES[_parsed(step.index, self.moves[step.index])[2]]
+        return _parsed(step.index, self.moves[step.index])[2]
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain data, as in its file."""
@@ -205,23 +205,64 @@ class Recipe(Strategy):
                 f"has {high}; use the shift and boundary it was made for, shift {self.shift}, boundary {self.boundary}."
             )
 
-    def _has_delta(self, step: Step) -> bool:
-        first = step.index - step.expert_index
-        earlier = (_parsed(index, self.moves[index]) for index in range(first, step.index))
-        return any(base not in _NEEDS and not guidance for base, _, guidance in earlier)
+    def _lacking(self, index: int, step: Step | None = None) -> str:
+        """Why a move cannot reuse as much as it is to; empty if it can. Experts are known only with a `step`."""
+        move = self.moves[index]
+        found = sum(not reuses(earlier) for earlier in self.moves[:index])
+        if needs(move) > found:
+            return (
+                f"move {index + 1}, {move!r}, reuses {_counted(needs(move), 'prediction')}, but earlier steps compute "
+                f"{found}; begin with as many full steps, or give fewer weights."
+            )
+        first, of = (0, "") if step is None else (index - step.expert_index, f" of the {step.expert}-noise expert")
+        found = sum(not reuses(earlier) and "+" not in earlier for earlier in self.moves[first:index])
+        if differences(move) > found:
+            return (
+                f"move {index + 1}, {move!r}, reuses {_counted(differences(move), 'guidance difference')}, but earlier "
+                f"steps{of} compute {found}; put as many steps without + before it, or give fewer weights."
+            )
+        return ""
 
 
-def _parsed(index: int, move: str) -> tuple[str, float, str]:
-    """``(base, value, guidance)`` of a move, such as ``("merge", 2, "cond")``, ``("extend", 0.5, "")``."""
+class _Parsed(NamedTuple):
+    """A move: its name, N or the weights of the x0 that it reuses (none for ``full``), and its rule of guidance."""
+
+    name: str
+    value: int | tuple[float, ...]
+    rule: GuidanceRule
+
+
+def _parsed(index: int, move: str) -> _Parsed:
     base, plus, guidance = move.partition("+")
-    name, colon, value = base.partition(":")
-    if guidance in _RULES and bool(plus) == bool(guidance):
-        if not colon and (name == "full" or (name == "reuse" and not plus)):
-            return name, 0, guidance
-        if name in _FAMILIES and value.isdecimal() and int(value) >= 2:
-            return name, int(value), guidance
-        if name == "extend" and not plus and _WEIGHT.fullmatch(value) and 0 < abs(float(value)) <= MOST_EXTENDED:
-            return name, float(value), guidance
-    known = ("full", *_NEEDS, *_FAMILIES)
+    name, _, value = base.partition(":")
+    rule = _rule(guidance) if plus else "both"
+    weights = None if plus else _weights("reuse", base)
+    if weights is not None:
+        return _Parsed(name, weights, "both")
+    if rule is not None and base == "full":
+        return _Parsed(name, (), rule)
+    if rule is not None and name in _FAMILIES and value.isdecimal() and int(value) >= 2:
+        return _Parsed(name, int(value), rule)
+    known = ("full", "reuse", *_FAMILIES)
     hint = did_you_mean(name, known) if name not in known else ""
     raise OptionError(f"move {index + 1}, {move!r}, is unknown; needed: {_FORMS}.{hint}")
+
+
+def _rule(guidance: str) -> GuidanceRule | None:
+    """What ``cond``, ``delta`` or ``delta:A,B,...`` computes; None for anything else."""
+    weights = _weights("delta", guidance)
+    return "conditional" if guidance == "cond" else None if weights is None else Delta(weights)
+
+
+def _weights(name: str, text: str) -> tuple[float, ...] | None:
+    """The weights of ``name`` or ``name:A,B,...``; None if `text` is of neither form."""
+    head, colon, listed = text.partition(":")
+    weights = listed.split(",") if colon else ["1"]
+    fits = len(weights) <= MOST_WEIGHTS and all(
+        _WEIGHT.fullmatch(weight) and abs(float(weight)) <= MOST_WEIGHT for weight in weights
+    )
+    return tuple(map(float, weights)) if head == name and fits else None
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from halfframe.errors import HalfframeError, OptionError, UnsupportedPipelineError
 from halfframe.sampling.frame_map import FrameMap
-from halfframe.sampling.guidance import Guidance, GuidancePlan
+from halfframe.sampling.guidance import Delta, Guidance, GuidancePlan, GuidanceRule
 from halfframe.sampling.schedule import Schedule
 from halfframe.sampling.strategy import Strategy
 
@@ -121,7 +121,7 @@ def refuse_call(control: Any, options: Mapping[str, Any], conditions: Mapping[st
         )
 
 
-def refuse_guider(guider: Any, options: Mapping[str, Any], rule: str) -> None:
+def refuse_guider(guider: Any, options: Mapping[str, Any], rule: GuidanceRule) -> None:
     """Raise where the unconditional pass cannot be left out as the guidance formula has it."""
     from comfy.samplers import CFGGuider
 
@@ -130,7 +130,7 @@ def refuse_guider(guider: Any, options: Mapping[str, Any], rule: str) -> None:
             f"skipping guidance needs ComfyUI's own formula, but the guider is a {type(guider).__name__}. Use "
             "KSamplerAdvanced or a CFGGuider node, or set skip_guidance to 0 in the Halfframe node."
         )
-    if rule == "delta" and "sampler_cfg_function" in options:
+    if isinstance(rule, Delta) and "sampler_cfg_function" in options:
         raise HalfframeError(
             "reusing the guidance difference needs ComfyUI's own formula, but a node (RescaleCFG or one like it) "
             "brings another. Remove that node, or use the mode 'conditional'."

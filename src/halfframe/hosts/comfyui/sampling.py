@@ -13,14 +13,14 @@ from halfframe.errors import StrategyError, warn
 from halfframe.hosts.comfyui.positions import placed_at
 from halfframe.hosts.comfyui.refusals import refuse_call, refuse_guider, refuse_window
 from halfframe.hosts.comfyui.steps import Table
-from halfframe.sampling.forward import remembering
 from halfframe.sampling.frame_map import FrameMap
 from halfframe.sampling.frames import TIME_DIM
-from halfframe.sampling.guidance import GuidancePlan, GuidanceState
+from halfframe.sampling.guidance import GuidancePlan, GuidanceState, suffix_of
 from halfframe.sampling.host import ForwardPass
 from halfframe.sampling.run import SamplingRun
 from halfframe.sampling.schedule import Schedule, planned_move
 from halfframe.sampling.strategy import Move, Reuse, Step, frames_of, label_of
+from halfframe.sampling.weights import remembering
 
 __all__ = ["ComfyRun", "conditioning_frames"]
 
@@ -45,7 +45,7 @@ class ComfyRun:
         self._guidance = GuidanceState(plan)
         self._moves: dict[tuple[int, float, int, tuple[int, ...]], tuple[Step, Move]] = {}
         self._met: set[int] = set()
-        self._shown: list[tuple[float, Tensor]] = []
+        self._shown: list[tuple[int, Tensor]] = []
         self._warned = False
 
     @property
@@ -82,7 +82,7 @@ class ComfyRun:
         guided = _is_guided(guider)
         stood_in = ""
         if isinstance(move, Reuse):
-            shown = self._reused(step, move, _level(sigma))
+            shown = self._reused(step, move)
             for _ in range(1 + guided):
                 self.run.passes.skip(step, x)
         elif not isinstance(move, FrameMap | None):
@@ -90,7 +90,7 @@ class ComfyRun:
         else:
             shown, stood_in = self._guided(executor, guider, step, guided, x, sigma, options, seed)
             if self.schedule.reuses:
-                self._shown = remembering(self._shown, _level(sigma), shown, self.schedule.reuses)
+                self._shown = remembering(self._shown, index, shown, self.schedule.reuses)
         if index not in self._met:
             self._met.add(index)
             self.run.meter.step(step.expert, frames_of(move, step.num_frames), label_of(move) + stood_in)
@@ -197,10 +197,10 @@ class ComfyRun:
         positive = (x - shown) / level
         self._guidance.see(step, 0, positive)
         if rule == "conditional":
-            return shown, "+cond"
+            return shown, suffix_of(rule)
         negative = self._guidance.stand_in(step, 1)
         assert negative is not None
-        return x - level * (negative + scale * (positive - negative)), "+delta"
+        return x - level * (negative + scale * (positive - negative)), suffix_of(rule)
 
     def _watched(self, step: Step, options: dict[str, Any]) -> dict[str, Any]:
         """Options with which ComfyUI shows both predictions, from which the guidance difference comes."""
@@ -215,15 +215,15 @@ class ComfyRun:
         name = "sampler_post_cfg_function"
         return {**options, name: [see, *options.get(name, [])]}
 
-    def _reused(self, step: Step, move: Reuse, sigma: float) -> Tensor:
-        shown = move.shown(self._shown, sigma)
+    def _reused(self, step: Step, move: Reuse) -> Tensor:
+        shown = move.shown(self._shown)
         if shown is None:
             raise StrategyError(
                 f"step {step.index + 1} of {step.num_steps} reuses what {move.needs} steps before it computed, but its "
                 f"sampler computed {len(self._shown)}; a sampler knows nothing of the one before it: let the first "
-                f"{'step' if move.needs == 1 else 'two steps'} of each model be computed."
+                f"{'step' if move.needs == 1 else f'{move.needs} steps'} of each model be computed."
             )
-        return shown.clone()
+        return shown
 
     def _warn_of_uncond(self) -> None:
         if not self._warned:
