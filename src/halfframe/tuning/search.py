@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from halfframe.sampling.weights import weights_text
 from halfframe.strategies.recipe import reuses
 from halfframe.tuning.fits import TERMS, Fits
 
@@ -99,8 +100,8 @@ class MoveTable:
         for index, move in enumerate(moves):
             part = parts_of(move)[-1]
             if part in ("reuse", "full+delta"):
-                weights = self.fits.fit(index, part, past.of(part)).weights
-                found.append(f"{move}:{','.join(f'{weight:.4g}' for weight in weights)}")
+                weights = weights_text(self.fits.fit(index, part, past.of(part)).weights)
+                found.append(f"{move}:{weights}" if weights else move)
             else:
                 found.append(move)
             past = past.after(index, move, self.fits.high)
