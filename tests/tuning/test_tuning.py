@@ -151,7 +151,8 @@ def test_fitted_weights_are_least_squares_over_the_clips() -> None:
     differences = [
         column([record.velocities[step][0] - record.velocities[step][1] for record in records]) for step in range(STEPS)
     ]
-    known = [step for step in range(index) if step >= fits.high]
+    index = fits.high - 1
+    known = list(range(index))[-3:]
     found = fits.fit(index, "full+delta", known)
     expected, *_ = np.linalg.lstsq(np.stack([differences[step] for step in known[::-1]], 1), differences[index])
     best = expected @ np.stack([differences[step] for step in known[::-1]])
