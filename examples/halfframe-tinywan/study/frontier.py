@@ -21,7 +21,7 @@ __all__ = ["BUDGETS", "items"]
 BUDGETS = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.3)
 _MOVES_I2V = ("interleave:2", "interleave:3", "interleave:4", "reuse")  # `merge` is `interleave` there
 _RUNS = 12
-_RANKS = {"t2v-8": 1.5, "lora-4": 1.6, "t2v-20": 1.7, "i2v-20": 1.8, "i2v-8": 6.8}
+_RANKS = {"t2v-20": 1.4, "i2v-20": 1.45, "t2v-8": 1.5, "i2v-8": 1.55, "lora-4": 1.6}
 _PIECES = {20: 8, 17: 6, 15: 5, 12: 4, 10: 3, 8: 3}
 _LENGTHS = {20: (20, 17, 15, 12, 10), 8: (8, 6), 4: (4, 3)}
 
