@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from halfframe.hosts.base import HostAdapter
     from halfframe.report.report import Report
     from halfframe.sampling.events import Boundary, ExpertCall
-    from halfframe.sampling.strategy import Allocation
+    from halfframe.sampling.strategy import Allocation, Step
 
 __all__ = ["HookSpecs", "hookimpl", "hookspec"]
 
@@ -44,6 +44,14 @@ class HookSpecs:
     @hookspec
     def halfframe_expert_call(self, call: ExpertCall) -> None:
         """See a forward pass of an expert, right after it: step, frame map, sequence length, input and prediction."""
+
+    @hookspec
+    def halfframe_step(self, step: Step, latents: Tensor, velocity: Tensor) -> None:
+        """See a step's prediction after guidance, before the scheduler takes it.
+
+        `latents` are the full-length sample ``(..., F, H, W)`` and `velocity` is the model output that the scheduler
+        gets, of the same shape, so the clip that the step predicts is ``latents - step.sigma * velocity``.
+        """
 
     @hookspec
     def halfframe_boundary(self, boundary: Boundary) -> None:

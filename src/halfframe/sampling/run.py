@@ -19,7 +19,7 @@ from halfframe.errors import HalfframeError, StrategyError
 from halfframe.report.meter import Meter
 from halfframe.report.report import Report
 from halfframe.sampling import frames
-from halfframe.sampling.forward import Compute, ForwardPasses, checked, finite
+from halfframe.sampling.forward import Compute, ForwardPasses, checked, finite, only_looked_at
 from halfframe.sampling.guidance import GuidancePlan, GuidanceState
 from halfframe.sampling.host import HostFacts, NoiseSource
 from halfframe.sampling.outcome import Wishes, announce, warn_of_shared_noise, why_nothing_saved
@@ -158,6 +158,8 @@ class SamplingRun:
             sample = self._switch.sample_for(self._replacement, sample)
         self._switch.settle_history(sample)
         self._replacement = None
+        if schedule is not None and self._number:
+            self.show(schedule.steps[self._index], sample, output)
         result = original(output, timestep, sample, *args, **kwargs)
         if schedule is None or self._number == 0:
             return result  # no expert was called through us yet, or the schedule has ended: none of ours
@@ -173,6 +175,16 @@ class SamplingRun:
         comes_next = not ended and schedule.steps[self._index].expert == "low" and not self._switch.done
         self._switch.watch(sample_of(result) if comes_next else None)
         return result
+
+    def show(self, step: Step, latents: Tensor, velocity: Tensor) -> None:
+        """Let hooks see the prediction of `step` after guidance, ``(..., F, H, W)`` as `latents`."""
+        latents, velocity = latents.detach(), velocity.detach()
+        only_looked_at(self._hooks.halfframe_step, (latents, velocity), step=step, latents=latents, velocity=velocity)
+
+    @property
+    def shows(self) -> bool:
+        """Whether a hook wants to see the prediction of each step."""
+        return bool(self._hooks.halfframe_step.get_hookimpls())
 
     def switch_now(self, latents: Tensor, sigma: float) -> Tensor:
         """The high-noise expert is done with the clip, in a host without a scheduler object: what goes on from it."""

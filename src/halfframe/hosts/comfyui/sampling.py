@@ -91,6 +91,9 @@ class ComfyRun:
             shown, stood_in = self._guided(executor, guider, step, guided, x, sigma, options, seed)
             if self.schedule.reuses:
                 self._shown = remembering(self._shown, index, shown, self.schedule.reuses)
+        level = _level(sigma)
+        if self.run.shows and level > 0:
+            self.run.show(replace(step, sigma=level, timestep=1000 * level), x, (x - shown) / level)
         if index not in self._met:
             self._met.add(index)
             self.run.meter.step(step.expert, frames_of(move, step.num_frames), label_of(move) + stood_in)
