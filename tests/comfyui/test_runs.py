@@ -133,13 +133,16 @@ def test_each_step_is_shown_as_in_the_official_host(kind: str, request: pytest.F
         assert_same(shown.reshape(expected[1].shape), expected[1])
 
 
-def test_a_step_that_is_evaluated_twice_counts_once(t2v_experts: Experts) -> None:
-    """Heun's method evaluates a step at its end and once more at the beginning of the next."""
+@pytest.mark.parametrize(
+    ("sampler", "evaluated"), [("heun", [0, 1, 1, 2, 2, 3, 3, 3]), ("dpm_2", [0, 0, 1, 1, 2, 2, 3, 3])]
+)
+def test_a_step_that_is_evaluated_twice_counts_once(t2v_experts: Experts, sampler: str, evaluated: list[int]) -> None:
+    """Heun's method evaluates a step at its end and once more at the beginning of the next, DPM-2 in the middle."""
     steps = Steps()
     recipe = Recipe(("full", "full", "full", "reuse:1.5,-0.6,0.1", "full"), high_noise_steps=4)
     model = patch_model(shifted(t2v_experts.high), recipe, plugins=[steps])
-    stage(model, t2v_experts, empty(), steps=5, end=4, sampler="heun")
-    assert [step.index for step, *_ in steps.seen] == [0, 1, 1, 2, 2, 3, 3, 3]
+    stage(model, t2v_experts, empty(), steps=5, end=4, sampler=sampler)
+    assert [step.index for step, *_ in steps.seen] == evaluated
     latest = {step.index: shown for step, _, shown in steps.seen if step.index < 3}
     expected = 1.5 * latest[2] - 0.6 * latest[1] + 0.1 * latest[0]
     for step, _, shown in steps.seen:
