@@ -95,13 +95,25 @@ def test_the_suite_sees_warnings_that_are_logged(pytester: pytest.Pytester) -> N
     result.stdout.fnmatch_lines(["*unexpected warnings: *nothing was skipped*"])
 
 
-def test_an_expert_call_hook_that_edits_in_place_is_refused_by_name(t2v: Any) -> None:
-    class Editor:
-        @halfframe.hookimpl
-        def halfframe_expert_call(self, call: Any) -> None:
-            call.prediction.mul_(2)
+class CallEditor:
+    @halfframe.hookimpl
+    def halfframe_expert_call(self, call: Any) -> None:
+        call.prediction.mul_(2)
 
-    with halfframe.enabled(t2v, plugins=[Editor()]), pytest.raises(halfframe.PluginError, match=r"in place, in Editor"):
+
+class StepEditor:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @halfframe.hookimpl
+    def halfframe_step(self, step: Any, latents: Any, velocity: Any) -> None:
+        {"latents": latents, "velocity": velocity}[self.name].mul_(2)
+
+
+@pytest.mark.parametrize("plugin", [CallEditor(), StepEditor("latents"), StepEditor("velocity")])
+def test_a_hook_that_edits_in_place_is_refused_by_name(t2v: Any, plugin: Any) -> None:
+    name = type(plugin).__name__
+    with halfframe.enabled(t2v, plugins=[plugin]), pytest.raises(halfframe.PluginError, match=f"in place, in {name}"):
         t2v.generate("a ball", **ARGS)
 
 

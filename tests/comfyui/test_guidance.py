@@ -76,6 +76,7 @@ RECIPES = {
     "two weights": ["full", "merge:2", "reuse:1.72,-0.72", "full", "full", "full", "interleave:2", "reuse:0.5,0.75"],
     "three weights": ["full", "merge:2", "full", "reuse:2.1,-1.4,0.3", "full", "full", "full", "reuse:0.9"],
     "guidance": ["full", "merge:2", "full+delta:1.47,-0.58", "full", "full", "full", "full", "full+delta:1.5,-0.7"],
+    "guidance, twice": ["full", "full", "full+delta:1.3,-0.3", "merge:2+delta:1.2,-0.4", *["full"] * 4],
     "guidance, three": ["full", "full", "merge:2", "full+delta:2,-1.3,0.4", *["full"] * 3, "reuse:1.5,-0.5"],
 }
 

@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 import halfframe
+from halfframe import Recipe
 from halfframe.hosts.comfyui import patch_model
 
 from .experts import (
     LATENT_FRAMES,
     Experts,
     assert_same,
+    image_conditions,
     normalised,
+    official_latents,
 )
 from .graphs import with_lora
-from .sampling import empty, shifted, stage, table, two_stages
+from .sampling import SEED, empty, shifted, stage, table, two_stages
 from .test_neighbours import plain_and_patched
 
 STEPS, SPLIT = 4, 2
@@ -95,6 +98,56 @@ def test_the_final_latents_are_seen_where_the_schedule_ends(t2v_experts: Experts
     latents = two_stages(patched, last, t2v_experts, steps=STEPS, split=SPLIT)
     (seen,) = see.seen
     assert_same(seen, normalised(latents))
+
+
+class Steps:
+    """A plugin that keeps what it sees of each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[halfframe.Step, Tensor, Tensor]] = []
+
+    @halfframe.hookimpl
+    def halfframe_step(self, step: halfframe.Step, latents: Tensor, velocity: Tensor) -> None:
+        assert latents.shape == velocity.shape
+        self.seen.append((step, latents.clone(), latents - step.sigma * velocity))
+
+
+@pytest.mark.parametrize("kind", ["t2v", "i2v"])
+def test_each_step_is_shown_as_in_the_official_host(kind: str, request: pytest.FixtureRequest) -> None:
+    experts = request.getfixturevalue(f"{kind}_experts")
+    recipe = Recipe(
+        ("merge:2", "full", "full+delta:1.3,-0.3", "reuse:1.4,-0.6", "full", "full+cond"), high_noise_steps=4
+    )
+    ours, theirs = Steps(), Steps()
+    high, low = shifted(experts.high), shifted(experts.low)
+    models = patch_model(high, recipe, plugins=[ours]), patch_model(low, recipe, expert="low", plugins=[ours])
+    conditions = experts.conditions(**image_conditions(experts.pipe)) if kind == "i2v" else None
+    two_stages(*models, experts, steps=6, split=4, conditions=conditions)
+    with halfframe.enabled(experts.pipe, recipe, plugins=[theirs]):
+        official_latents(experts.pipe, table(high, 6), 4, cfg=3.5, seed=SEED)
+    assert [step.index for step, *_ in ours.seen] == list(range(6))
+    for (step, latents, shown), (other, *expected) in zip(ours.seen, theirs.seen, strict=True):
+        assert step.expert == other.expert
+        assert step.sigma == pytest.approx(other.sigma, abs=1e-6)
+        assert_same(latents.reshape(expected[0].shape), expected[0])
+        assert_same(shown.reshape(expected[1].shape), expected[1])
+
+
+@pytest.mark.parametrize(
+    ("sampler", "evaluated"), [("heun", [0, 1, 1, 2, 2, 3, 3, 3]), ("dpm_2", [0, 0, 1, 1, 2, 2, 3, 3])]
+)
+def test_a_step_that_is_evaluated_twice_counts_once(t2v_experts: Experts, sampler: str, evaluated: list[int]) -> None:
+    """Heun's method evaluates a step at its end and once more at the beginning of the next, DPM-2 in the middle."""
+    steps = Steps()
+    recipe = Recipe(("full", "full", "full", "reuse:1.5,-0.6,0.1", "full"), high_noise_steps=4)
+    model = patch_model(shifted(t2v_experts.high), recipe, plugins=[steps])
+    stage(model, t2v_experts, empty(), steps=5, end=4, sampler=sampler)
+    assert [step.index for step, *_ in steps.seen] == evaluated
+    latest = {step.index: shown for step, _, shown in steps.seen if step.index < 3}
+    expected = 1.5 * latest[2] - 0.6 * latest[1] + 0.1 * latest[0]
+    for step, _, shown in steps.seen:
+        if step.index == 3:
+            assert_same(shown, expected)
 
 
 def test_interrupt(t2v_experts: Experts, comfy: Any) -> None:

@@ -21,12 +21,12 @@ from .test_plain_loop import SCALES, STEPS, close, parts_of, pipe_of, sample
 HOSTS = ["official t2v", "official i2v", "diffusers t2v", "diffusers i2v"]
 
 
-def recipe_loop(parts: Parts, moves: tuple[str, ...]) -> Tensor:
+def recipe_loop(parts: Parts, moves: tuple[str, ...], guided: list[Tensor] | None = None) -> Tensor:
     """Final latents of a run that does at step i what ``moves[i]`` says.
 
     What each of the two forward passes of a step says that the clip shows is carried to steps that reuse it, and what
     guidance adds to the conditional prediction to steps of the same expert that do without the other pass. Where there
-    are weights, the first belongs to the latest of these.
+    are weights, the first belongs to the latest of these. What each step shows after guidance is added to `guided`.
     """
     scheduler, total = parts.scheduler, parts.frames
     latents = parts.noise(total)
@@ -40,7 +40,7 @@ def recipe_loop(parts: Parts, moves: tuple[str, ...]) -> Tensor:
         scale = parts.scales[0 if high else 1]
         base, _, rule = moves[i].partition("+")
         short, _, rule_weights = rule.partition(":")
-        guided = scale != 1
+        has_guidance = scale != 1
 
         def predict(
             conditional: bool, i: int = i, t: Tensor = t, base: str = base, latents: Tensor = latents
@@ -68,13 +68,15 @@ def recipe_loop(parts: Parts, moves: tuple[str, ...]) -> Tensor:
             positive, *rest = [(latents - weighed(x0, weights)) / sigma for x0 in zip(*shown, strict=True)]
         else:
             positive, rest = predict(True), []
-            if guided and not short:
+            if has_guidance and not short:
                 rest = [predict(False)]
                 added.append(positive - rest[0])
-            elif guided:
+            elif has_guidance:
                 rest = [positive if short == "cond" else positive - weighed(added, rule_weights)]
             shown.append([latents - sigma * velocity for velocity in (positive, *rest)])
         velocity = rest[0] + scale * (positive - rest[0]) if rest else positive
+        if guided is not None:
+            guided.append(latents - sigma * velocity)
         latents = scheduler.step(velocity, t, latents, return_dict=False)[0]
     return latents
 
@@ -195,6 +197,51 @@ def test_weights_of_guidance_in_both_experts(host: str, scheduler: str, monkeypa
     latents, report = made(host, TEN, scheduler)
     close(latents, expected)
     assert [move.partition("+")[2] for move in report.moves] == [move.partition("+")[2] for move in TEN]
+
+
+class Steps:
+    """A plugin that keeps what it sees of each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[halfframe.Step] = []
+        self.latents: list[Tensor] = []
+        self.shown: list[Tensor] = []
+        self.after_switch: list[Tensor] = []
+
+    @halfframe.hookimpl
+    def halfframe_step(self, step: halfframe.Step, latents: Tensor, velocity: Tensor) -> None:
+        assert latents.shape == velocity.shape
+        self.steps.append(step)
+        self.latents.append(latents.clone())
+        self.shown.append(latents - step.sigma * velocity)
+
+    @halfframe.hookimpl
+    def halfframe_boundary(self, boundary: halfframe.Boundary) -> None:
+        self.after_switch.append(boundary.latents.clone())
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("name", ["all", "weights across the switch", "two weights of guidance"])
+def test_hooks_see_each_steps_guided_prediction(host: str, name: str) -> None:
+    expected: list[Tensor] = []
+    with torch.no_grad():
+        recipe_loop(parts_of(host, 8), RECIPES[name], expected)
+    seen = Steps()
+    with halfframe.enabled(pipe_of(host), halfframe.Recipe(RECIPES[name]), plugins=[seen]):
+        sample(host, 8)
+    assert [step.index for step in seen.steps] == list(range(STEPS))
+    for shown, one in zip(seen.shown, expected, strict=True):
+        close(shown.reshape(one.shape), one)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_hooks_see_what_the_switch_made_of_the_latents(host: str) -> None:
+    seen = Steps()
+    with halfframe.enabled(pipe_of(host), "self-duplicate", plugins=[seen]):
+        sample(host, 8)
+    first = next(step for step in seen.steps if step.expert == "low").index
+    (after,) = seen.after_switch
+    assert torch.equal(seen.latents[first].reshape(after.shape), after)
 
 
 @pytest.mark.parametrize("host", ["diffusers t2v", "diffusers i2v"])

@@ -142,8 +142,9 @@ def test_a_difference_is_the_weighted_sum_of_the_last_ones_latest_first(
         if step.expert == "low" and step.expert_index == 0:
             known.clear()
         cond, uncond = torch.tensor(10.0 * step.index), torch.tensor(float(step.index**2))
+        rule = state.rule(step)
         state.see(step, 0, cond, computed=kind != "reused")
-        rule = "both" if kind == "reused" else state.rule(step)
+        assert rule == state.rule(step)
         if kind == "delta":
             assert rule == (asked["delta"] if len(known) >= count else otherwise)
         if rule == "both":
