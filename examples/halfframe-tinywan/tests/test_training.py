@@ -18,7 +18,7 @@ pytest.importorskip("diffusers")
 def training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "training"))
     yield
-    for name in ("fast", "common", "trajectories", "lora", "chain", "pack", "unpack"):
+    for name in ("fast", "common", "trajectories", "lora", "chain", "pack", "unpack", "mix"):
         sys.modules.pop(name, None)
 
 
@@ -124,3 +124,28 @@ def test_unpacked_weights_are_packed_as_they_were(tmp_path: Path, monkeypatch: p
         expected, seen = load_file(path), load_file(tmp_path / "weights" / path.name)
         assert expected.keys() == seen.keys()
         assert all(torch.equal(value, seen[name]) for name, value in expected.items()), path.name
+
+
+def test_a_mixed_lora_is_the_weighted_sum_of_products_at_the_first_ones_rank() -> None:
+    from mix import mixed
+
+    torch.manual_seed(0)
+    stem = "transformer.blocks.0.attn1.to_q"
+
+    def lora(rank: int) -> dict[str, torch.Tensor]:
+        return {f"{stem}.lora_A.weight": torch.randn(rank, 6), f"{stem}.lora_B.weight": torch.randn(8, rank)}
+
+    def product(one: dict[str, torch.Tensor]) -> torch.Tensor:
+        return one[f"{stem}.lora_B.weight"] @ one[f"{stem}.lora_A.weight"]
+
+    wide, narrow = lora(4), lora(2)
+    expected = 0.25 * product(wide) + 0.75 * product(narrow)
+    exact, lost = mixed([lora(6), wide, narrow], [0.0, 0.25, 0.75])
+    torch.testing.assert_close(product(exact), expected)
+    assert lost < 1e-10
+    near, lost = mixed([narrow, wide], [0.75, 0.25])
+    assert [tuple(factor.shape) for factor in near.values()] == [(2, 6), (8, 2)]
+    assert lost == pytest.approx(float((product(near) - expected).square().sum() / expected.square().sum()), rel=1e-3)
+    assert lost > 0.01
+    with pytest.raises(SystemExit, match="different names"):
+        mixed([narrow, {}], [0.5, 0.5])
