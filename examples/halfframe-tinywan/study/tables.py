@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from halfframe_tinywan.truth import Interval, mean_interval, share_interval
 
+from halfframe.tuning.result import unweighted
 from results import TITLES, TRUTHS, Results, Row, decibels, shown, truth_cells
 
 # Tables.
@@ -131,9 +132,9 @@ def parts(
 
 
 def recipe_name(row: Row) -> str:
-    """Its moves, equal ones counted."""
+    """Its moves without weights, equal ones counted."""
     runs: list[tuple[str, int]] = []
-    for move in row["moves"]:
+    for move in map(unweighted, row["moves"]):
         if runs and runs[-1][0] == move:
             runs[-1] = (move, runs[-1][1] + 1)
         else:
