@@ -106,10 +106,16 @@ def test_neighbours_differ_in_one_move_or_by_an_exchange() -> None:
         assert (one.cost, one.error) == (table.cost(one.moves), table.error(one.moves))
 
 
-def test_a_sum_that_undoes_what_fewer_steps_spoil_is_not_believed() -> None:
-    table = MoveTable([{}, {"reuse": -0.9}], COSTS, fits_of(2, 2), base=0.5)
-    assert table.error(("full", "full")) == 0.5
-    assert table.error(("full", "reuse")) == pytest.approx(0.05)
+def test_of_moves_that_undo_what_fewer_steps_spoil_the_best_counts() -> None:
+    errors = [{}, {"reuse": -0.2}, {"reuse": -0.3}, {"reuse": 0.1}]
+    table = MoveTable(errors, COSTS, fits_of(4, 4), base=0.5)
+    assert table.error(("full", "full", "full", "full")) == 0.5
+    assert table.error(("full", "reuse", "full", "full")) == pytest.approx(0.3)
+    assert table.error(("full", "reuse", "reuse", "full")) == pytest.approx(0.2)
+    more = table.fits.fit(3, "reuse", (0,)).residual / table.fits.fit(3, "reuse", (0, 1, 2)).residual
+    assert table.error(("full", "reuse", "reuse", "reuse")) == pytest.approx(0.2 + 0.1 * more)
+    [best] = [one for one in expected_best(table, 1.0) if one.moves == ("full", "reuse", "reuse", "reuse")]
+    assert best.error == table.error(best.moves)
 
 
 def test_weights_are_of_the_steps_that_are_computed() -> None:

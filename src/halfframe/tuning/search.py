@@ -61,6 +61,27 @@ class _Past:
 
 
 @dataclass(frozen=True, slots=True)
+class _Added:
+    """What moves add to the error. Errors add up; of moves that undo some of what fewer steps spoil, the best counts,
+    because they undo the same.
+    """
+
+    spoilt: float = 0.0
+    undone: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.spoilt + self.undone
+
+    def and_(self, errors: Sequence[float]) -> _Added:
+        """With moves that add `errors` alone."""
+        if not errors:
+            return self
+        spoilt = self.spoilt + sum(error for error in errors if error > 0)
+        return _Added(spoilt, min(self.undone, *errors))
+
+
+@dataclass(frozen=True, slots=True)
 class MoveTable:
     """What single moves cost and spoil, in a schedule of one length.
 
@@ -88,11 +109,11 @@ class MoveTable:
 
     def error(self, moves: Sequence[str]) -> float:
         """Expected mean square error; infinite where a move was not measured or has nothing to reuse."""
-        past, total = _Past(), self.base
+        past, added = _Past(), _Added()
         for index, move in enumerate(moves):
-            total += self._added(index, move, past)
+            added = added.and_(self._parts(index, move, past))
             past = past.after(index, move, self.fits.high)
-        return self._least(total)
+        return self.base + added.total
 
     def resolved(self, moves: Sequence[str]) -> tuple[str, ...]:
         """The moves with the weights of their reuses: ``reuse`` -> ``reuse:1.72,-0.72``."""
@@ -107,8 +128,9 @@ class MoveTable:
             past = past.after(index, move, self.fits.high)
         return tuple(found)
 
-    def _added(self, index: int, move: str, past: _Past) -> float:
-        return 0.0 if move == "full" else sum(self._part(index, part, past) for part in parts_of(move))
+    def _parts(self, index: int, move: str, past: _Past) -> list[float]:
+        """What each part of `move` adds alone."""
+        return [] if move == "full" else [self._part(index, part, past) for part in parts_of(move)]
 
     def _part(self, index: int, part: str, past: _Past) -> float:
         error = self.errors[index].get(part, math.inf)
@@ -121,10 +143,6 @@ class MoveTable:
         here = self.fits.fit(index, part, known).residual
         return error * here / measured if error > 0 and measured > 0 else error
 
-    def _least(self, total: float) -> float:
-        """Moves may undo a little of what fewer steps spoil; a sum that says they undo it all is not believed."""
-        return max(total, 0.1 * self.base)
-
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -135,8 +153,8 @@ class Expected:
     error: float
 
 
-_State = tuple[float, float, tuple[str, ...], _Past]
-"""Cost so far, expected error, moves, and what the coming step can be made of."""
+_State = tuple[float, _Added, tuple[str, ...], _Past]
+"""Cost so far, what the moves add to the error, the moves, and what the coming step can be made of."""
 
 
 def expected_best(table: MoveTable, most: float) -> list[Expected]:
@@ -145,25 +163,25 @@ def expected_best(table: MoveTable, most: float) -> list[Expected]:
     Of lists with like cost, so many are followed up that the best are hardly ever lost; among lists that cost the same
     and leave the same steps to reuse, only the best is.
     """
-    layer: list[_State] = [(0.0, table.base, (), _Past())]
+    layer: list[_State] = [(0.0, _Added(), (), _Past())]
     for index in range(table.steps):
         following: dict[tuple[int, _Past], _State] = {}
-        for cost, error, moves, past in layer:
+        for cost, added, moves, past in layer:
             for move, price in table.costs.items():
-                total, sum_ = cost + price, error + table._added(index, move, past)
-                if total > most + 1e-9 or sum_ == math.inf:
+                total, sum_ = cost + price, added.and_(table._parts(index, move, past))
+                if total > most + 1e-9 or sum_.total == math.inf:
                     continue
                 then = past.after(index, move, table.fits.high)
                 key = (round(1000 * total), then)
-                if key not in following or sum_ < following[key][1]:
+                if key not in following or sum_.total < following[key][1].total:
                     following[key] = (total, sum_, (*moves, move), then)
         buckets: dict[int, list[_State]] = {}
-        for state in sorted(following.values(), key=lambda state: state[1]):
+        for state in sorted(following.values(), key=lambda state: state[1].total):
             bucket = buckets.setdefault(int(state[0] / _BUCKET), [])
             if len(bucket) < _WIDTH:
                 bucket.append(state)
         layer = [state for bucket in buckets.values() for state in bucket]
-    found = [Expected(moves, cost, table._least(error)) for cost, error, moves, _ in layer]
+    found = [Expected(moves, cost, table.base + added.total) for cost, added, moves, _ in layer]
     return sorted(found, key=lambda one: (one.error, one.cost))
 
 
