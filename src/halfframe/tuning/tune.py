@@ -176,9 +176,8 @@ def tune_cases(
     measured = runs + (0 if not check else 3 if guided else 1)  # fewer steps too; without a check they are the rivals
     ahead = _passes(bench, lengths, parts, [measured * budget for budget in budgets], check, len(strategies))
     told.expect(sum(ahead))
-    told.say(
-        f"schedules of {', '.join(map(str, lengths))} steps; up to {sum(ahead):,} forward passes if nothing is known yet"
-    )
+    told.say(f"schedules of {', '.join(map(str, lengths))} steps")
+    told.say(f"up to {sum(ahead):,} forward passes if nothing is known yet")
     tables = []
     for number, length in enumerate(lengths, 1):
         tables.append(bench.table(length, parts))
