@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from halfframe import Recipe
 from halfframe.tuning.fits import Fits
-from halfframe.tuning.search import MoveTable, expected_best, measurable, neighbours, parts_of
+from halfframe.tuning.search import MoveTable, Spoilt, expected_best, measurable, neighbours, parts_of
 
 COSTS = {
     "full": 1.0,
@@ -31,24 +31,33 @@ def fits_of(steps: int, high: int, seed: int = 0) -> Fits:
     return Fits(shown, differences, high, 30)
 
 
-def added(table: MoveTable, moves: tuple[str, ...]) -> float:
-    """What `moves` add, written out with the lists of the steps that each can be made of."""
-    fits, total = table.fits, 0.0
+def spoilt(errors: dict[str, float]) -> dict[str, Spoilt]:
+    """Of a schedule of as many steps as were asked for."""
+    return {move: Spoilt(error, error) for move, error in errors.items()}
+
+
+def expected_error(table: MoveTable, moves: tuple[str, ...]) -> float:
+    """Written out, with the lists of the steps that each move can be made of."""
+    fits, along, across = table.fits, 0.0, 0.0
     for index, move in enumerate(moves):
         first = fits.high if index >= fits.high else 0
         before = list(enumerate(moves[:index]))
         computed = [i for i, made in before if made != "reuse"]
         both = [i for i, made in before if i >= first and made in ("full", "merge:2")]
         for part in parts_of(move) if move != "full" else ():
-            error = table.errors[index].get(part, math.inf)
+            scale = 1.0
             if part in ("reuse", "full+delta"):
                 known, all_ = (computed, range(index)) if part == "reuse" else (both, range(first, index))
-                if not known:
+                if not known or part not in table.spoilt[index]:
                     return math.inf
-                if error < math.inf:
-                    error *= fits.fit(index, part, known).residual / fits.fit(index, part, tuple(all_)).residual
-            total += error
-    return total
+                scale = fits.fit(index, part, known).residual / fits.fit(index, part, tuple(all_)).residual
+            if part not in table.spoilt[index]:
+                return math.inf
+            alone = table.spoilt[index][part]
+            inner = 0.5 * (alone.error - table.base - alone.apart) * scale**0.5 if table.base else 0.0
+            along += inner
+            across += alone.apart * scale - (inner**2 / table.base if table.base else 0.0)
+    return across + ((table.base + along) ** 2 / table.base if table.base else 0.0)
 
 
 @given(st.data())
@@ -58,10 +67,12 @@ def test_the_search_finds_what_trying_everything_finds(data: st.DataObject) -> N
     budget = data.draw(st.sampled_from([0.5, 1.0, 1.9, 2.5, 3.3, float(steps)]))
     error = st.floats(0.01, 1.0)
     single = ("merge:2", "full+cond", "full+delta", "reuse")
-    errors = [{move: data.draw(error) for move in single if measurable(index, move, high)} for index in range(steps)]
-    table = MoveTable(errors, COSTS, fits_of(steps, high, data.draw(st.integers(0, 99))), base=0.25)
+    errors = [
+        spoilt({move: data.draw(error) for move in single if measurable(index, move, high)}) for index in range(steps)
+    ]
+    table = MoveTable(errors, COSTS, fits_of(steps, high, data.draw(st.integers(0, 99))))
     every = [
-        (0.25 + added(table, moves), moves)
+        (expected_error(table, moves), moves)
         for moves in itertools.product(COSTS, repeat=steps)
         if sum(COSTS[move] for move in moves) <= budget + 1e-9
     ]
@@ -74,17 +85,20 @@ def test_the_search_finds_what_trying_everything_finds(data: st.DataObject) -> N
     for one in found:
         assert one.cost == pytest.approx(table.cost(one.moves))
         assert one.cost <= budget + 1e-9
-        assert one.error == pytest.approx(table.error(one.moves)) == pytest.approx(0.25 + added(table, one.moves))
+        assert one.error == pytest.approx(table.error(one.moves)) == pytest.approx(expected_error(table, one.moves))
         Recipe(table.resolved(one.moves), high_noise_steps=high)  # is one, and every reuse has what it needs
 
 
 def test_the_best_of_every_cost_is_found_at_once() -> None:
-    errors = [{"merge:2": 0.1}, *({"reuse": 0.01 * index, "full+delta": 0.02} for index in range(1, 5))]
+    rows = [
+        spoilt(one)
+        for one in ({"merge:2": 0.1}, *({"reuse": 0.01 * index, "full+delta": 0.02} for index in range(1, 5)))
+    ]
     costs = {move: price for move, price in COSTS.items() if move in ("full", "merge:2", "full+delta", "reuse")}
-    table = MoveTable(errors, costs, fits_of(5, 5))
+    table = MoveTable(rows, costs, fits_of(5, 5))
     for budget in (1.0, 2.0, 2.9, 4.0, 5.0):
         every = [
-            (added(table, moves), moves)
+            (expected_error(table, moves), moves)
             for moves in itertools.product(costs, repeat=5)
             if sum(costs[move] for move in moves) <= budget + 1e-9
         ]
@@ -94,7 +108,7 @@ def test_the_best_of_every_cost_is_found_at_once() -> None:
 
 def test_neighbours_differ_in_one_move_or_by_an_exchange() -> None:
     errors = [{"merge:2": 0.1}, *({"reuse": 0.1, "full+delta": 0.1} for _ in range(3))]
-    table = MoveTable(errors, COSTS, fits_of(4, 4))
+    table = MoveTable(list(map(spoilt, errors)), COSTS, fits_of(4, 4))
     moves = ("full", "reuse", "full", "full+delta")
     found = {one.moves: one for one in neighbours(table, moves, 2.5)}
     assert ("full", "full", "reuse", "full+delta") in found  # exchanged
@@ -106,16 +120,32 @@ def test_neighbours_differ_in_one_move_or_by_an_exchange() -> None:
         assert (one.cost, one.error) == (table.cost(one.moves), table.error(one.moves))
 
 
-def test_of_moves_that_undo_what_fewer_steps_spoil_the_best_counts() -> None:
-    errors = [{}, {"reuse": -0.2}, {"reuse": -0.3}, {"reuse": 0.1}]
-    table = MoveTable(errors, COSTS, fits_of(4, 4), base=0.5)
-    assert table.error(("full", "full", "full", "full")) == 0.5
-    assert table.error(("full", "reuse", "full", "full")) == pytest.approx(0.3)
-    assert table.error(("full", "reuse", "reuse", "full")) == pytest.approx(0.2)
-    more = table.fits.fit(3, "reuse", (0,)).residual / table.fits.fit(3, "reuse", (0, 1, 2)).residual
-    assert table.error(("full", "reuse", "reuse", "reuse")) == pytest.approx(0.2 + 0.1 * more)
-    [best] = [one for one in expected_best(table, 1.0) if one.moves == ("full", "reuse", "reuse", "reuse")]
-    assert best.error == table.error(best.moves)
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 10.0))
+def test_errors_of_fewer_steps_and_of_moves_add_up_as_differences_do(seed: int, size: float) -> None:
+    """Each move's difference has a part along that of fewer steps, and a part of its own direction."""
+    rng = np.random.default_rng(seed)
+    steps, high = 4, 4
+    fewer = size * rng.normal(size=50)
+    base = np.mean(fewer**2)
+    own = np.linalg.qr(np.concatenate([fewer[:, None], rng.normal(size=(50, steps))], 1))[0].T[1:]
+    moved = [rng.uniform(-0.5, 0.3) * fewer + rng.uniform(0.1, 2.0) * own[index] for index in range(steps)]
+    alone = [Spoilt(np.mean(move**2), np.mean((fewer + move) ** 2)) for move in moved]
+    rows = [{"merge:2": alone[0]}, *({"merge:2": one} for one in alone[1:])]
+    table = MoveTable(rows, COSTS, fits_of(steps, high), base)
+    for moves in itertools.product(("full", "merge:2"), repeat=steps):
+        made = sum((moved[index] for index, move in enumerate(moves) if move != "full"), fewer)
+        assert table.error(moves) == pytest.approx(np.mean(made**2))
+
+
+def test_a_long_reuse_is_worse_also_where_it_undoes_some_of_what_fewer_steps_spoil() -> None:
+    rng = np.random.default_rng(0)
+    shown = np.cumsum(rng.normal(size=(5, 200)), 0)  # the further back, the less is explained
+    fits = Fits(tuple(map(tuple, (shown @ shown.T).tolist())), (), 5, 200)
+    row = {"reuse": Spoilt(0.2, 0.45)}  # base 0.5: nearer to what was asked for
+    table = MoveTable([{}, row, row, row, row], COSTS, fits, base=0.5)
+    one = table.error(("full", "full", "full", "full", "reuse"))
+    assert one == pytest.approx(0.45)
+    assert table.error(("full", "reuse", "reuse", "reuse", "reuse")) > 2 * 0.5
 
 
 def test_weights_are_of_the_steps_that_are_computed() -> None:
@@ -138,8 +168,8 @@ def test_a_composite_move_is_the_sum_of_its_parts() -> None:
     assert parts_of("merge:2+cond") == ("merge:2", "full+cond")
     assert parts_of("full+delta") == ("full+delta",)
     assert parts_of("reuse") == ("reuse",)
-    table = MoveTable([{"merge:2": 0.1, "full+cond": 0.2}], COSTS, fits_of(1, 1), base=0.5)
-    assert table.error(["merge:2+cond"]) == pytest.approx(0.8)
+    table = MoveTable([spoilt({"merge:2": 0.1, "full+cond": 0.2})], COSTS, fits_of(1, 1))
+    assert table.error(["merge:2+cond"]) == pytest.approx(0.3)
     assert math.isinf(table.error(["reuse"]))  # was not measured
 
 

@@ -125,7 +125,7 @@ def test_frames_that_show_a_step_worse_than_a_reuse_are_not_run_to_the_end(monke
     moves = ("full", "merge:2", "reuse", "full+delta")
     left = bench.fits(STEPS).fit(2, "reuse", (0, 1)).residual
     for spoilt, kept in ((0.99 * left, True), (1.01 * left, False)):
-        monkeypatch.setattr(Bench, "spoilt", lambda *_, spoilt=spoilt, **__: spoilt)
+        monkeypatch.setattr(Bench, "step_error", lambda *_, spoilt=spoilt: [spoilt])
         bench.log = Log(None, {})
         assert ("merge:2" in bench.row(STEPS, 2, moves)) == kept
         assert "merge:2" in bench.row(STEPS, 0, moves)  # nothing to reuse there

@@ -34,7 +34,7 @@ def write_json(tuning: Tuning, path: Path) -> None:
     data["steps"] = tuning.steps
     data["tables"] = [
         {"steps": table.steps, "high": table.fits.high, "base": table.base, "costs": dict(table.costs)}
-        | {"errors": [dict(row) for row in table.errors]}
+        | {"errors": [{move: alone.error for move, alone in row.items()} for row in table.spoilt]}
         for table in tuning.tables
     ]
     path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from halfframe.sampling.weights import weights_text
 from halfframe.strategies.recipe import reuses
 from halfframe.tuning.fits import TERMS, Fits
 
-__all__ = ["Expected", "MoveTable", "expected_best", "measurable", "neighbours", "parts_of"]
+__all__ = ["Expected", "MoveTable", "Spoilt", "expected_best", "measurable", "neighbours", "parts_of"]
 
 _BUCKET = 0.25
 """In full steps: lists of moves whose costs differ by less are compared with each other."""
@@ -61,24 +61,31 @@ class _Past:
 
 
 @dataclass(frozen=True, slots=True)
-class _Added:
-    """What moves add to the error. Errors add up; of moves that undo some of what fewer steps spoil, the best counts,
-    because they undo the same.
+class Spoilt:
+    """What a move alone does to the final latents of a schedule, as mean squares.
+
+    Attributes:
+        apart: how far they are then from this schedule's plain run.
+        error: how far from the plain run of the schedule asked for; the same, if that is this one.
     """
 
-    spoilt: float = 0.0
-    undone: float = 0.0
+    apart: float
+    error: float
 
-    @property
-    def total(self) -> float:
-        return self.spoilt + self.undone
+    def along(self, base: float) -> float:
+        """Inner product of the two differences: less than 0 if the move undoes some of what fewer steps spoil."""
+        return (self.error - base - self.apart) / 2 if base else 0.0
 
-    def and_(self, errors: Sequence[float]) -> _Added:
-        """With moves that add `errors` alone."""
-        if not errors:
-            return self
-        spoilt = self.spoilt + sum(error for error in errors if error > 0)
-        return _Added(spoilt, min(self.undone, *errors))
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """Errors of several moves: what they do in the direction that fewer steps spoil adds up, the rest in squares."""
+
+    along: float = 0.0
+    across: float = 0.0
+
+    def total(self, base: float) -> float:
+        return self.across + ((base + self.along) ** 2 / base if base else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +93,13 @@ class MoveTable:
     """What single moves cost and spoil, in a schedule of one length.
 
     Attributes:
-        errors: for each step, what a move alone adds to the mean square error of the final latents; it can be less
-            than 0 in a schedule of fewer steps than was asked for.
+        spoilt: for each step, by move, what the move does alone.
         costs: of the moves, in full steps.
         fits: what reuses and guidance differences are made of.
         base: mean square distance of this schedule's plain run from the plain run of the schedule asked for.
     """
 
-    errors: Sequence[Mapping[str, float]]
+    spoilt: Sequence[Mapping[str, Spoilt]]
     costs: Mapping[str, float]
     fits: Fits
     base: float = 0.0
@@ -101,7 +107,7 @@ class MoveTable:
     @property
     def steps(self) -> int:
         """Steps of the schedule."""
-        return len(self.errors)
+        return len(self.spoilt)
 
     def cost(self, moves: Sequence[str]) -> float:
         """In full steps."""
@@ -109,11 +115,11 @@ class MoveTable:
 
     def error(self, moves: Sequence[str]) -> float:
         """Expected mean square error; infinite where a move was not measured or has nothing to reuse."""
-        past, added = _Past(), _Added()
+        past, sum_ = _Past(), _Sum()
         for index, move in enumerate(moves):
-            added = added.and_(self._parts(index, move, past))
+            sum_ = self._with(sum_, index, move, past)
             past = past.after(index, move, self.fits.high)
-        return self.base + added.total
+        return sum_.total(self.base)
 
     def resolved(self, moves: Sequence[str]) -> tuple[str, ...]:
         """The moves with the weights of their reuses: ``reuse`` -> ``reuse:1.72,-0.72``."""
@@ -128,20 +134,26 @@ class MoveTable:
             past = past.after(index, move, self.fits.high)
         return tuple(found)
 
-    def _parts(self, index: int, move: str, past: _Past) -> list[float]:
-        """What each part of `move` adds alone."""
-        return [] if move == "full" else [self._part(index, part, past) for part in parts_of(move)]
+    def _with(self, sum_: _Sum, index: int, move: str, past: _Past) -> _Sum:
+        """With `move` made at step `index`."""
+        for part in parts_of(move) if move != "full" else ():
+            alone, scale = self.spoilt[index].get(part), self._scale(index, part, past)
+            if alone is None or scale == math.inf:
+                return _Sum(0.0, math.inf)
+            along = alone.along(self.base) * math.sqrt(scale)
+            across = scale * alone.apart - (along**2 / self.base if self.base else 0.0)
+            sum_ = _Sum(sum_.along + along, sum_.across + across)
+        return sum_
 
-    def _part(self, index: int, part: str, past: _Past) -> float:
-        error = self.errors[index].get(part, math.inf)
-        if part not in ("reuse", "full+delta") or error == math.inf:
-            return error
+    def _scale(self, index: int, part: str, past: _Past) -> float:
+        """How much more than in the measurement, where all steps before were computed, a reuse leaves unexplained."""
+        if part not in ("reuse", "full+delta"):
+            return 1.0
         known = past.of(part)
         if not known:
             return math.inf
         measured = self.fits.fit(index, part, self.fits.before(index, part)).residual
-        here = self.fits.fit(index, part, known).residual
-        return error * here / measured if error > 0 and measured > 0 else error
+        return self.fits.fit(index, part, known).residual / measured if measured else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +165,8 @@ class Expected:
     error: float
 
 
-_State = tuple[float, _Added, tuple[str, ...], _Past]
-"""Cost so far, what the moves add to the error, the moves, and what the coming step can be made of."""
+_State = tuple[float, _Sum, tuple[str, ...], _Past]
+"""Cost so far, errors so far, the moves, and what the coming step can be made of."""
 
 
 def expected_best(table: MoveTable, most: float) -> list[Expected]:
@@ -163,25 +175,26 @@ def expected_best(table: MoveTable, most: float) -> list[Expected]:
     Of lists with like cost, so many are followed up that the best are hardly ever lost; among lists that cost the same
     and leave the same steps to reuse, only the best is.
     """
-    layer: list[_State] = [(0.0, _Added(), (), _Past())]
+    base = table.base
+    layer: list[_State] = [(0.0, _Sum(), (), _Past())]
     for index in range(table.steps):
         following: dict[tuple[int, _Past], _State] = {}
-        for cost, added, moves, past in layer:
+        for cost, before, moves, past in layer:
             for move, price in table.costs.items():
-                total, sum_ = cost + price, added.and_(table._parts(index, move, past))
-                if total > most + 1e-9 or sum_.total == math.inf:
+                total, sum_ = cost + price, table._with(before, index, move, past)
+                if total > most + 1e-9 or sum_.across == math.inf:
                     continue
                 then = past.after(index, move, table.fits.high)
                 key = (round(1000 * total), then)
-                if key not in following or sum_.total < following[key][1].total:
+                if key not in following or sum_.total(base) < following[key][1].total(base):
                     following[key] = (total, sum_, (*moves, move), then)
         buckets: dict[int, list[_State]] = {}
-        for state in sorted(following.values(), key=lambda state: state[1].total):
+        for state in sorted(following.values(), key=lambda state: state[1].total(base)):
             bucket = buckets.setdefault(int(state[0] / _BUCKET), [])
             if len(bucket) < _WIDTH:
                 bucket.append(state)
         layer = [state for bucket in buckets.values() for state in bucket]
-    found = [Expected(moves, cost, table.base + added.total) for cost, added, moves, _ in layer]
+    found = [Expected(moves, cost, sum_.total(base)) for cost, sum_, moves, _ in layer]
     return sorted(found, key=lambda one: (one.error, one.cost))
 
 

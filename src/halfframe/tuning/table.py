@@ -19,7 +19,7 @@ from halfframe.tuning.fits import Fits
 from halfframe.tuning.log import Log
 from halfframe.tuning.replay import Record, final_latents, final_latents_of, shown_at
 from halfframe.tuning.result import Candidate
-from halfframe.tuning.search import MoveTable, measurable, parts_of
+from halfframe.tuning.search import MoveTable, Spoilt, measurable, parts_of
 
 __all__ = ["Bench", "mean_square"]
 
@@ -80,30 +80,31 @@ class Bench:
         """Whether steps have an unconditional pass."""
         return any(len(passes) > 1 for passes in self.record(0, self.steps).velocities.values())
 
-    def error(self, case: int, moves: Sequence[str], start: int = 0) -> float:
-        """Mean square distance of a run of `moves` from the plain run of the schedule that was asked for.
-
-        Args:
-            case: which clip.
-            moves: of a recipe.
-            start: steps before are replayed from the plain run of as many steps.
-        """
+    def error(self, case: int, moves: Sequence[str]) -> float:
+        """Mean square distance of a run of `moves` from the plain run of the schedule that was asked for."""
         steps = len(moves)
-        target = self.plain(case, self.steps)
         if all(move == "full" for move in moves):
-            return mean_square(self.plain(case, steps), target)
-        record = self.record(case, steps) if start else None
-        latents, computed = final_latents(self.pipe, lambda: self.call(case, steps), moves, record, start)
-        self._time(computed)
-        return mean_square(latents, target)
+            latents = self.plain(case, steps)
+        else:
+            latents, computed = final_latents(self.pipe, lambda: self.call(case, steps), moves)
+            self._time(computed)
+        return mean_square(latents, self.plain(case, self.steps))
 
-    def spoilt(self, case: int, moves: Sequence[str], index: int) -> float:
+    def alone(self, case: int, moves: Sequence[str], index: int) -> list[float]:
+        """`Spoilt` of the one move at `index`: the steps before are replayed from the plain run of as many steps."""
+        steps = len(moves)
+        record = self.record(case, steps)
+        latents, computed = final_latents(self.pipe, lambda: self.call(case, steps), moves, record, index)
+        self._time(computed)
+        return [mean_square(latents, self.plain(case, count)) for count in (steps, self.steps)]
+
+    def step_error(self, case: int, moves: Sequence[str], index: int) -> list[float]:
         """Mean square distance of what step `index` shows with `moves` from what it shows in the plain run."""
         steps = len(moves)
         record = self.record(case, steps)
         shown, computed = shown_at(self.pipe, lambda: self.call(case, steps), moves, record, index)
         self._time(computed)
-        return mean_square(shown, record.shown[index])
+        return [mean_square(shown, record.shown[index])]
 
     def fits(self, steps: int) -> Fits:
         """What the steps of a schedule show, told from each other, over all clips."""
@@ -148,25 +149,23 @@ class Bench:
 
     def table(self, steps: int, moves: Sequence[str]) -> MoveTable:
         """Measure `moves` at every step of a schedule of `steps`, one at a time; their costs are not in it yet."""
-        errors = []
+        rows = []
         for index in range(steps):
-            errors.append(self.row(steps, index, moves))
+            rows.append(self.row(steps, index, moves))
             self.progress.say(f"{steps} steps: moves measured at {index + 1} of them")
-        base = self.base(steps)
-        added = [{part: error - base for part, error in row.items()} for row in errors]
-        return MoveTable(added, {}, self.fits(steps), base)
+        return MoveTable(rows, {}, self.fits(steps), self.base(steps))
 
     def base(self, steps: int) -> float:
         """Mean square distance of the plain run of so many steps."""
         return statistics.fmean(self.measured(["full"] * steps)) if steps != self.steps else 0.0
 
-    def row(self, steps: int, index: int, moves: Sequence[str]) -> dict[str, float]:
-        """Errors of the parts of `moves`, each made alone, at one step.
+    def row(self, steps: int, index: int, moves: Sequence[str]) -> dict[str, Spoilt]:
+        """What the parts of `moves` do, each made alone, at one step.
 
         Where a reuse is possible, a part that computes some of the frames must show the step better than that: else it
         is dearer and worse, and left out. One step tells.
         """
-        fits, found = self.fits(steps), {}
+        fits, found = self.fits(steps), dict[str, Spoilt]()
         parts = dict.fromkeys(part for move in moves for part in parts_of(move))
         for part in parts:
             if part == "full" or not measurable(index, part, fits.high):
@@ -175,17 +174,19 @@ class Bench:
             alone = ["full"] * steps
             alone[index] = part
             if frames and index and "reuse" in parts:
-                shown = self._each(f"shown {steps} {index} {part}", partial(self.spoilt, moves=alone, index=index))
+                [shown] = self._each(f"shown {steps} {index} {part}", self.step_error, alone, index)
                 if shown >= fits.fit(index, "reuse", fits.before(index, "reuse")).residual:
                     continue
-            moves_ = MoveTable([{}] * steps, {}, fits).resolved(alone)
-            found[part] = self._each(f"move {steps} {index} {part}", partial(self.error, moves=moves_, start=index))
+            weighted = MoveTable([{}] * steps, {}, fits).resolved(alone)
+            found[part] = Spoilt(*self._each(f"move {steps} {index} {part}", self.alone, weighted, index))
         return found
 
-    def _each(self, name: str, measure: Callable[[int], float]) -> float:
-        """The mean over all clips of what is measured of each."""
-        found = [self.log.get(f"{name} #{case}", partial(measure, case)) for case in range(self.cases)]
-        return statistics.fmean(found)
+    def _each(
+        self, name: str, measure: Callable[[int, Sequence[str], int], list[float]], moves: Sequence[str], index: int
+    ) -> list[float]:
+        """The means over all clips of what is measured of each."""
+        found = [self.log.get(f"{name} #{case}", partial(measure, case, moves, index)) for case in range(self.cases)]
+        return [statistics.fmean(numbers) for numbers in zip(*found, strict=True)]
 
     def high(self, steps: int) -> int:
         """How many of `steps` steps are the high-noise expert's."""
