@@ -1,4 +1,4 @@
-"""Tables and plots of what ``run.py`` measured, on any machine: ``STUDY.md`` and one ``frontier-*.png`` a setting.
+"""Of what ``run.py`` measured, on any machine: ``STUDY.md``, one ``frontier-*.png`` a setting, and ``recipes/``.
 
 python tables.py --folder study --output ..
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from halfframe_tinywan.truth import Interval, mean_interval, share_interval
 
+from halfframe import Recipe
 from halfframe.tuning.result import unweighted
 from results import TITLES, TRUTHS, Results, Row, decibels, shown, truth_cells
 
@@ -175,7 +176,7 @@ def text(results: Results) -> str:
         results,
         "Recipes",
         "recipe",
-        f"Tuned on {facts['tuning']} clips, measured on the others.",
+        f"Tuned on {facts['tuning']} clips, measured on the others. The [recipes](recipes) with the weights of reuses.",
         recipe_name,
     )
     lines += parts(results, "Strategies", "strategy", "Over the whole high-noise phase, or its first steps (`until`).")
@@ -248,10 +249,22 @@ def plot(results: Results, setting: str, path: Path) -> None:
     pyplot.close(figure)
 
 
+def save_recipes(results: Results, folder: Path) -> None:
+    """The recipes of the tables, weights and all."""
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.json"):
+        old.unlink()
+    for setting in results.settings():
+        for row in results.of(setting, "recipe"):
+            measured = {"decibels": round(float(decibels(row).mean()), 2), "clips": len(row["decoded"])}
+            recipe = Recipe(tuple(row["moves"]), measured=measured)
+            recipe.save(folder / f"{setting}-{row['cost']:.2f}.json")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="of the results")
-    parser.add_argument("--output", type=Path, help="folder for STUDY.md and the plots; by default that of the results")
+    parser.add_argument("--output", type=Path, help="folder for all of these; by default that of the results")
     found = parser.parse_args()
     output = found.output or found.folder
     output.mkdir(parents=True, exist_ok=True)
@@ -259,6 +272,7 @@ def main() -> None:
     (output / "STUDY.md").write_text(text(results), encoding="utf-8")
     for setting in plotted(results):
         plot(results, setting, output / f"frontier-{setting}.png")
+    save_recipes(results, output / "recipes")
 
 
 if __name__ == "__main__":
