@@ -106,3 +106,15 @@ def test_a_recipe_of_several_budgets_is_shown_once(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (tmp_path / "facts.json").write_text("{}", encoding="utf-8")
     assert [found["label"] for found in tables.Results(tmp_path).of("lora-4", "recipe")] == ["0.9", "0.5"]
+
+
+def test_the_recipes_are_those_of_the_tables() -> None:
+    folder = Path(tables.__file__).parent
+    rows = [row for row in tables.Results(folder / "data").rows if row["part"] == "recipe"]
+    files = {path.stem: halfframe.Recipe.load(path) for path in (folder / "recipes").glob("*.json")}
+    assert {name: recipe.moves for name, recipe in files.items()} == {
+        f"{row['setting']}-{row['cost']:.2f}": tuple(row["moves"]) for row in rows
+    }
+    for name, recipe in files.items():
+        setting = SETTINGS[name.rpartition("-")[0]]
+        assert cost_of_moves(setting, recipe.moves) == pytest.approx(float(name.rpartition("-")[2]), abs=0.006)
