@@ -86,7 +86,7 @@ RECIPES = {
 def test_recipe_on_both_models(kind: str, moves: list[str], request: pytest.FixtureRequest) -> None:
     experts = request.getfixturevalue(f"{kind}_experts")
     split = SPLIT if kind == "t2v" else 4
-    recipe = Recipe(tuple(moves), shift=SHIFT, high_noise_steps=split)
+    recipe = Recipe(tuple(moves), high_noise_steps=split)
     high, low = shifted(experts.high, SHIFT), shifted(experts.low, SHIFT)
     conditions = experts.conditions(**image_conditions(experts.pipe)) if kind == "i2v" else None
     latents = two_stages(

@@ -109,7 +109,7 @@ def recipe_prompt(graphs: Graphs, recipe: str) -> dict[str, Any]:
 
 def test_recipe_node(t2v_graphs: Graphs, t2v_experts: Experts, tmp_path: Path) -> None:
     moves = ("merge:2", "full", "reuse", "full+cond", "full", "full", "interleave:2", "full+delta")
-    recipe = Recipe(moves, shift=8.0, high_noise_steps=5)
+    recipe = Recipe(moves, high_noise_steps=5)
     recipe.save(tmp_path / "fast.json")
     (video,) = t2v_graphs.run(recipe_prompt(t2v_graphs, str(tmp_path / "fast.json")))
     high, low = shifted(t2v_experts.high, 8.0), shifted(t2v_experts.low, 8.0)

@@ -286,6 +286,15 @@ def test_recipe_without_guidance(host: str, name: str) -> None:
     close(latents, expected)
 
 
+@pytest.mark.parametrize("shift", [11.0, 13.0])
+def test_recipe_of_another_shift(t2v: Any, shift: float) -> None:
+    sigmas = tuple(shift * (8 - index) / (8 + (shift - 1) * (8 - index)) for index in range(8))
+    recipe = halfframe.Recipe(("full",) * 8, sigmas=sigmas)
+    message = "the recipe is for noise level .* but the schedule has .*; use the shift and the scheduler"
+    with halfframe.enabled(t2v, recipe), pytest.raises(halfframe.StrategyError, match=message):
+        t2v.generate("a", size=(32, 32), frame_num=9, sampling_steps=8, shift=12.0, offload_model=False)
+
+
 def test_recipe_of_another_length(t2v: Any) -> None:
     message = "the recipe is for 6 steps, but the schedule has 8; ask for as many steps"
     with halfframe.enabled(t2v, halfframe.Recipe(("full",) * 6)), pytest.raises(halfframe.StrategyError, match=message):
@@ -302,7 +311,8 @@ def test_recipe_of_another_length(t2v: Any) -> None:
 )
 def test_hosts_agree_on_a_recipe(moves: tuple[str, ...], tmp_path: Any) -> None:
     path = tmp_path / "recipe.json"
-    halfframe.Recipe(moves, shift=12.0, boundary=0.875, high_noise_steps=6).save(path)
+    sigmas = tuple(12 * (8 - index) / (8 + 11 * (8 - index)) for index in range(8))  # of shift 12
+    halfframe.Recipe(moves, 6, sigmas).save(path)
     official, pipe = tiny_wan_t2v(), tiny_diffusers_t2v(seed=1)
     for ours, theirs in (("transformer", "high_noise_model"), ("transformer_2", "low_noise_model")):
         getattr(pipe, ours).load_state_dict(diffusers_from_wan_state(getattr(official, theirs).state_dict()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from halfframe import Guidance, Merge, OptionError, Recipe, Reuse, Step, StrategyError
 from halfframe.plugins.configuration import configure
 from halfframe.sampling.guidance import Delta
+from halfframe.sampling.schedule import Schedule
 from halfframe.strategies.recipe import differences, needs, reuses
 
 BASES = ("full", "merge:2", "merge:4", "interleave:3", "interpolate:2", "own-noise:2")
@@ -35,14 +37,15 @@ def step(index: int, num_steps: int = 4, high: int = 2) -> Step:
     )
 
 
-@given(st.lists(MOVES, max_size=8), st.none() | st.floats(0.1, 20), st.dictionaries(st.text(), st.integers()))
-def test_written_and_read_again_it_is_the_same(moves: list[str], shift: float | None, measured: dict[str, int]) -> None:
-    recipe = Recipe(("full", "full", "full", *moves), shift=shift, high_noise_steps=1, measured=measured)
+@given(st.lists(MOVES, max_size=8), st.none() | st.floats(0, 1), st.dictionaries(st.text(), st.integers()))
+def test_written_and_read_again_it_is_the_same(moves: list[str], sigma: float | None, measured: dict[str, int]) -> None:
+    sigmas = None if sigma is None else [sigma] * (3 + len(moves))
+    recipe = Recipe(("full", "full", "full", *moves), 1, sigmas, measured)  # type: ignore[arg-type]
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
 def test_a_file(tmp_path: Path) -> None:
-    recipe = Recipe(("merge:4", "full"), shift=12.0, boundary=0.875, high_noise_steps=1, measured={"decibels": 40})
+    recipe = Recipe(("merge:4", "full"), high_noise_steps=1, sigmas=(1.0, 0.5), measured={"decibels": 40})
     recipe.save(tmp_path / "recipe.json")
     assert Recipe.load(tmp_path / "recipe.json") == recipe
     assert configure(str(tmp_path / "recipe.json")).strategy == recipe
@@ -116,8 +119,13 @@ def test_what_is_no_recipe(moves: Any, message: str) -> None:
         ),
         ('{"halfframe": 1, "steps": 2, "moves": ["full"]}', '"steps" is 2, but there are 1 moves'),
         ('{"halfframe": 1, "steps": 1, "moves": "full"}', '"moves" must be a list of names'),
-        ('{"halfframe": 1, "steps": 1, "moves": ["full"], "shfit": 1}', "unknown key 'shfit'.* Did you mean 'shift'"),
-        ('{"halfframe": 1, "steps": 1, "moves": ["full"], "shift": "a"}', "\"shift\" must be a number, got 'a'"),
+        ('{"halfframe": 1, "steps": 1, "moves": ["full"], "sigma": 1}', "unknown key 'sigma'.* Did you mean 'sigmas'"),
+        ('{"halfframe": 1, "steps": 1, "moves": ["full"], "sigmas": 1}', '"sigmas" must be a list, got 1'),
+        ('{"halfframe": 1, "steps": 1, "moves": ["full"], "sigmas": [1, 0]}', "sigmas must be 1 numbers in 0..1"),
+        (
+            '{"halfframe": 1, "steps": 1, "moves": ["full"], "sigmas": [2]}',
+            r"sigmas must be 1 numbers in 0..1, got \[2\]",
+        ),
         ('{"halfframe": 1, "steps": 1, "moves": ["full"], "high_noise_steps": 3}', "must be an integer in 0..1, got 3"),
     ],
 )
@@ -134,13 +142,20 @@ def test_a_file_that_is_not_there() -> None:
 
 
 def test_another_schedule_is_refused_with_both_numbers() -> None:
-    recipe = Recipe(("full",) * 4, high_noise_steps=3, shift=12.0, boundary=0.875)
-    with pytest.raises(StrategyError, match="the recipe is for 4 steps, but the schedule has 5"):
-        recipe.move(step(0, num_steps=5))
-    message = "for 3 high-noise steps of 4, but the schedule has 2; use the shift .* shift 12.0, boundary 0.875"
-    for index in (0, 3):
-        with pytest.raises(StrategyError, match=message):
-            recipe.move(step(index))
+    def refused(recipe: Recipe, steps: list[Step], message: str) -> None:
+        with pytest.raises(StrategyError, match=f"strategy 'recipe': {message}"):
+            Schedule.plan(steps, recipe)
+
+    five, four = [[step(index, count) for index in range(count)] for count in (5, 4)]
+    full = ("full",) * 4
+    refused(Recipe(full), five, "the recipe is for 4 steps, but the schedule has 5")
+    refused(Recipe(full, 3), four, "the recipe is for 3 high-noise steps of 4, but the schedule has 2; use the shift")
+    levels = [replace(one, sigma=sigma) for one, sigma in zip(four, (1.0, 0.95, 0.9, 0.7), strict=True)]
+    Schedule.plan(levels, Recipe(full, 2, (1.0, 0.951, 0.895, 0.7)))
+    Schedule.plan(levels[2:], Recipe(full, 2, (0.3, 0.3, 0.9, 0.7)))  # a host that sees one expert's steps
+    refused(
+        Recipe(full, 2, (1.0, 0.95, 0.9, 0.68)), levels, "the recipe is for noise level 0.680 at step 4, .* has 0.700"
+    )
 
 
 def test_a_guidance_difference_is_one_experts() -> None:

@@ -27,8 +27,12 @@ class Schedule:
         """Ask `strategy` for its moves.
 
         Raises:
-            StrategyError: it failed, or did not return a move; the message names it and the step.
+            StrategyError: it does not accept the schedule, failed, or did not return a move; the message says which.
         """
+        try:
+            strategy.accept(steps)
+        except StrategyError as error:
+            raise StrategyError(f"strategy {strategy.name!r}: {error}") from error
         return cls(tuple(steps), tuple(planned_move(step, strategy) for step in steps))
 
     @property

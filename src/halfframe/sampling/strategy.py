@@ -5,7 +5,7 @@ The run always carries full-length latents, so callbacks, interrupts and schedul
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -151,6 +151,12 @@ class Strategy:
     def allocate(self, allocation: Allocation) -> Tensor:
         """The latents to start from, of `allocation.shape`; by default, what the host would have drawn."""
         return allocation.draw(allocation.shape)
+
+    def accept(self, steps: Sequence[Step]) -> None:
+        """Raise `StrategyError` if the schedule of these steps is none that it can serve; by default, it serves all.
+
+        Called once, before the moves are asked for. A host that sees one expert at a time gives the steps of that one.
+        """
 
     def move(self, step: Step) -> Move:
         """The move at `step`; None computes every frame. Called for all steps in order, before the first one runs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -22,6 +22,8 @@ __all__ = ["Recipe", "differences", "needs", "reuses"]
 VERSION = 1
 MOST_WEIGHT = 10.0
 """The largest weight of an earlier step, whatever its sign."""
+_SAME_LEVEL = 0.01
+"""Noise levels that differ by no more are the same: hosts round theirs."""
 _FAMILIES: Mapping[str, Callable[[int], Windowed]] = {
     cls.name: lambda stride, cls=cls: cls(stride=stride, until="end")  # type: ignore[misc]
     for cls in (Merge, Interleave, Interpolate, OwnNoise)
@@ -69,9 +71,9 @@ class Recipe(Strategy):
 
     Attributes:
         moves: one for each step of the scheduler.
-        shift: shift of the schedule it was made for; for information only.
-        boundary: 0..1, boundary of the model it was made for; for information only.
         high_noise_steps: how many of the steps are high-noise; None allows any number.
+        sigmas: noise levels 0..1 of the steps it was made for, to which its weights belong; a schedule of others is
+            refused. None allows any.
         measured: measurements of the recipe, as JSON data; for information only.
 
     Raises:
@@ -79,9 +81,8 @@ class Recipe(Strategy):
     """
 
     moves: tuple[str, ...]
-    shift: float | None = None
-    boundary: float | None = None
     high_noise_steps: int | None = None
+    sigmas: tuple[float, ...] | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
     name: ClassVar[str] = "recipe"  # type: ignore[misc]
 
@@ -98,6 +99,10 @@ class Recipe(Strategy):
         high = self.high_noise_steps
         if high is not None and not (is_count(high, 0) and high <= len(self.moves)):
             raise OptionError(f"high_noise_steps must be an integer in 0..{len(self.moves)}, got {high!r}.")
+        if self.sigmas is not None:
+            object.__setattr__(self, "sigmas", tuple(self.sigmas))
+            if len(self.sigmas) != len(self.moves) or not all(_is_level(sigma) for sigma in self.sigmas):
+                raise OptionError(f"sigmas must be {len(self.moves)} numbers in 0..1, got {list(self.sigmas)!r}.")
 
     def __bool__(self) -> bool:
         """Whether any step skips its unconditional pass."""
@@ -106,14 +111,37 @@ class Recipe(Strategy):
     def __str__(self) -> str:
         return f"recipe of {len(self.moves)} steps"
 
+    def accept(self, steps: Sequence[Step]) -> None:
+        """Refuse a schedule that the recipe was not made for.
+
+        Raises:
+            StrategyError: it has another number of steps or high-noise steps, or other noise levels.
+        """
+        for step in steps:
+            high = step.expert_steps if step.expert == "high" else step.num_steps - step.expert_steps
+            if step.num_steps != len(self.moves):
+                raise StrategyError(
+                    f"the recipe is for {len(self.moves)} steps, but the schedule has {step.num_steps}; ask for as "
+                    "many steps, or use a recipe made for that many."
+                )
+            if self.high_noise_steps not in (None, high):
+                raise StrategyError(
+                    f"the recipe is for {self.high_noise_steps} high-noise steps of {len(self.moves)}, but the "
+                    f"schedule has {high}; use the shift and boundary it was made for."
+                )
+            made_for = step.sigma if self.sigmas is None else self.sigmas[step.index]
+            if abs(made_for - step.sigma) > _SAME_LEVEL:
+                raise StrategyError(
+                    f"the recipe is for noise level {made_for:.3f} at step {step.index + 1}, but the schedule has "
+                    f"{step.sigma:.3f}; use the shift and the scheduler it was made for."
+                )
+
     def move(self, step: Step) -> Move:
         """The recipe's move at `step`.
 
         Raises:
-            StrategyError: the schedule is not of as many steps, or high-noise steps, as the recipe; or a guidance
-                difference is asked for that no step before it computed.
+            StrategyError: a guidance difference is asked for that no step before it computed.
         """
-        self._require_fit(step)
         lacking = self._lacking(step.index, step)
         if lacking:
             raise StrategyError(lacking)
@@ -129,9 +157,10 @@ class Recipe(Strategy):
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain data, as in its file."""
         data: dict[str, Any] = {"halfframe": VERSION, "steps": len(self.moves)}
-        for name in ("shift", "boundary", "high_noise_steps"):
-            if getattr(self, name) is not None:
-                data[name] = getattr(self, name)
+        if self.high_noise_steps is not None:
+            data["high_noise_steps"] = self.high_noise_steps
+        if self.sigmas is not None:
+            data["sigmas"] = list(self.sigmas)
         data["moves"] = list(self.moves)
         if self.measured:
             data["measured"] = dict(self.measured)
@@ -173,7 +202,7 @@ class Recipe(Strategy):
                 f"format version {data['halfframe']!r} is unknown to this halfframe, which reads {VERSION}; update "
                 "halfframe, or make the recipe again."
             )
-        known = ("halfframe", "steps", "shift", "boundary", "high_noise_steps", "moves", "measured")
+        known = ("halfframe", "steps", "high_noise_steps", "sigmas", "moves", "measured")
         unknown = [key for key in data if key not in known]
         if unknown:
             raise OptionError(
@@ -186,24 +215,11 @@ class Recipe(Strategy):
             raise OptionError(
                 f'"steps" is {data.get("steps")!r}, but there are {len(moves)} moves; needed: one a step.'
             )
-        for key, kind in (("shift", int | float), ("boundary", int | float), ("measured", dict)):
-            if key in data and (not isinstance(data[key], kind) or isinstance(data[key], bool)):
-                raise OptionError(f'"{key}" must be {"an object" if kind is dict else "a number"}, got {data[key]!r}.')
-        rest = {key: data[key] for key in known[2:5] + known[6:] if key in data}
+        for key, kind, named in (("sigmas", list, "a list"), ("measured", dict, "an object")):
+            if key in data and not isinstance(data[key], kind):
+                raise OptionError(f'"{key}" must be {named}, got {data[key]!r}.')
+        rest = {key: data[key] for key in ("high_noise_steps", "sigmas", "measured") if key in data}
         return cls(tuple(moves), **rest)
-
-    def _require_fit(self, step: Step) -> None:
-        high = step.expert_steps if step.expert == "high" else step.num_steps - step.expert_steps
-        if step.num_steps != len(self.moves):
-            raise StrategyError(
-                f"the recipe is for {len(self.moves)} steps, but the schedule has {step.num_steps}; ask for as many "
-                "steps, or use a recipe made for that many."
-            )
-        if self.high_noise_steps not in (None, high):
-            raise StrategyError(
-                f"the recipe is for {self.high_noise_steps} high-noise steps of {len(self.moves)}, but the schedule "
-                f"has {high}; use the shift and boundary it was made for, shift {self.shift}, boundary {self.boundary}."
-            )
 
     def _lacking(self, index: int, step: Step | None = None) -> str:
         """Why a move cannot reuse as much as it is to; empty if it can. Experts are known only with a `step`."""
@@ -222,6 +238,10 @@ class Recipe(Strategy):
                 f"steps{of} compute {found}; put as many steps without + before it, or give fewer weights."
             )
         return ""
+
+
+def _is_level(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 class _Parsed(NamedTuple):

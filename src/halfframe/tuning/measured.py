@@ -24,7 +24,7 @@ _LOOKED_AT = 200
 def measure(bench: Bench, moves: Sequence[str], cost: float, predicted: float | None, kind: str = "recipe") -> Measured:
     """Run a recipe on all clips of a bench."""
     errors = bench.measured(moves)
-    recipe = Recipe(tuple(moves), high_noise_steps=bench.high(len(moves)))
+    recipe = Recipe(tuple(moves), bench.high(len(moves)), bench.sigmas(len(moves)))
     return Measured(recipe, cost, predicted, statistics.fmean(errors), tuple(errors), kind)
 
 

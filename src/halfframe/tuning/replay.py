@@ -68,11 +68,14 @@ class Replay(Strategy):
     def __bool__(self) -> bool:
         return bool(self._recipe)
 
+    def accept(self, steps: Sequence[Step]) -> None:
+        """As the recipe."""
+        self._recipe.accept(steps)
+
     def move(self, step: Step) -> Move:
         """What the plain run computed, then the recipe's move."""
-        move = self._recipe.move(step)  # also where it is not used: it refuses a schedule of other length
         if self._record is None or step.index >= self._start:
-            return move
+            return self._recipe.move(step)
         return Given(tuple(self._record.velocities[step.index]))
 
     def at(self, step: Step) -> GuidanceRule:

@@ -196,6 +196,15 @@ class Bench:
 
         return int(self.log.get(f"high {steps}", count))
 
+    def sigmas(self, steps: int) -> tuple[float, ...]:
+        """Noise levels of a schedule of `steps` steps."""
+
+        def levels() -> list[float]:
+            found = self.record(0, steps).steps
+            return [round(found[index].sigma, 4) for index in range(steps)]
+
+        return tuple(self.log.get(f"sigmas {steps}", levels))
+
     def costs(self, moves: Sequence[str]) -> dict[str, float]:
         """Cost of each move in full steps, by the median time of passes over as many frames so far."""
         return {move: self.log.get(f"cost {move}", partial(self._cost, move)) for move in moves}

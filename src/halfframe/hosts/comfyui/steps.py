@@ -109,6 +109,10 @@ class Within(Strategy):
         """As the strategy."""
         return self._inner.allocate(allocation)
 
+    def accept(self, steps: Sequence[Step]) -> None:
+        """As the strategy."""
+        self._inner.accept(steps)
+
     def move(self, step: Step) -> Move:
         """As the strategy, between the two."""
         inside = self._end * _ROUNDING < step.sigma <= self._start * _ROUNDING
