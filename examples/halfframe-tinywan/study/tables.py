@@ -176,7 +176,7 @@ def text(results: Results) -> str:
         results,
         "Recipes",
         "recipe",
-        f"Tuned on {facts['tuning']} clips, measured on the others. The [recipes](recipes) with the weights of reuses.",
+        f"Tuned on {facts['tuning']} clips, measured on the others. Their weights are in `recipes/`.",
         recipe_name,
     )
     lines += parts(results, "Strategies", "strategy", "Over the whole high-noise phase, or its first steps (`until`).")
