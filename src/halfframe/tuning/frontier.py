@@ -51,7 +51,7 @@ def html_page(tuning: Tuning, cases: Sequence[Mapping[str, Any]], notes: Sequenc
     groups |= {kind: tuple(rival for rival in tuning.rivals if rival.kind == kind) for kind in _RIVALS}
     groups["strategies"] = tuning.candidates
     points = {
-        name: [(found.text, found.cost, tuning.decibels(found.error)) for found in group if found.error]
+        name: [(found.text, found.cost, tuning.decibels(found.error)) for found in group if 0 < found.error < math.inf]
         for name, group in groups.items()
     }
     frontier = Frontier("cost in full steps", f"latent PSNR to the plain {tuning.steps} steps, dB", points)

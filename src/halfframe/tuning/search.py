@@ -157,8 +157,11 @@ def expected_best(table: MoveTable, most: float) -> list[Expected]:
                 key = (round(1000 * total), then)
                 if key not in following or sum_ < following[key][1]:
                     following[key] = (total, sum_, (*moves, move), then)
+        layer = sorted(following.values(), key=lambda state: state[1])
+        if index + 1 == table.steps:
+            break  # nothing follows: no list is lost to like ones that cost a little more than a budget
         buckets: dict[int, list[_State]] = {}
-        for state in sorted(following.values(), key=lambda state: state[1]):
+        for state in layer:
             bucket = buckets.setdefault(int(state[0] / _BUCKET), [])
             if len(bucket) < _WIDTH:
                 bucket.append(state)
