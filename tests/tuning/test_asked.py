@@ -14,10 +14,11 @@ import torch
 import halfframe
 from halfframe.compare.progress import Progress
 from halfframe.errors import OptionError
-from halfframe.tuning import tune, tune_cases
+from halfframe.tuning import Measured, Tuning, tune, tune_cases
 from halfframe.tuning.log import Log
 from halfframe.tuning.replay import final_latents
 from halfframe.tuning.table import Bench
+from halfframe.tuning.tune import _save
 from tests.tuning.hosts import Host, diffusers, official
 
 SMALL: dict[str, Any] = {"steps": 3, "budgets": (0.9, 0.6), "moves": ("merge:2", "reuse"), "runs": 2, "strategies": ()}
@@ -195,6 +196,16 @@ def test_a_recipe_that_ends_in_nan_is_never_chosen(monkeypatch: pytest.MonkeyPat
     found = tune_cases(host.pipe, host, 1, **SMALL, output=tmp_path)
     assert [chosen.recipe.moves for chosen in found.chosen] == [("full",) * 2, ("full",)]
     assert json.loads((tmp_path / "tuning.json").read_text())["rivals"]
+
+
+def test_recipes_that_cost_nearly_the_same_are_files_of_their_own(tmp_path: Path) -> None:
+    recipes = [halfframe.Recipe(moves) for moves in (("full", "reuse"), ("full", "merge:2"), ("full", "reuse"))]
+    costs = (1.004, 1.001, 1.004)
+    chosen = tuple(Measured(recipe, cost, 0.1, 0.1, (0.1,)) for recipe, cost in zip(recipes, costs, strict=True))
+    _save(Tuning(2, (), chosen, (), (), 1.0), tmp_path)
+    kept = {halfframe.Recipe.load(path).moves for path in tmp_path.glob("recipe-*.json")}
+    assert kept == {("full", "reuse"), ("full", "merge:2")}
+    assert (tmp_path / "recipe-0.50.json").exists()
 
 
 def test_clips_of_the_check_keep_their_latents_alone() -> None:

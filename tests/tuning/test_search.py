@@ -92,6 +92,12 @@ def test_the_best_of_every_cost_is_found_at_once() -> None:
         assert min(one.error for one in found) == pytest.approx(min(every)[0])
 
 
+def test_of_whole_lists_none_is_lost_to_better_ones_that_cost_a_little_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("halfframe.tuning.search._WIDTH", 1)
+    table = MoveTable([{"merge:2": 0.1}], {"full": 1.2, "merge:2": 1.05}, fits_of(1, 1))
+    assert [one.moves for one in expected_best(table, 1.2)] == [("full",), ("merge:2",)]
+
+
 def test_neighbours_differ_in_one_move_or_by_an_exchange() -> None:
     errors = [{"merge:2": 0.1}, *({"reuse": 0.1, "full+delta": 0.1} for _ in range(3))]
     table = MoveTable(errors, COSTS, fits_of(4, 4))

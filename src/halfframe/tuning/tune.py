@@ -12,6 +12,7 @@ from typing import Any
 from halfframe.compare.generators import diffusers_generate, official_generate
 from halfframe.compare.progress import Progress
 from halfframe.plugins.strategies import DEFAULT_STRATEGY, resolve_strategy
+from halfframe.strategies.recipe import Recipe
 from halfframe.tuning.asked import checked, most_passes, schedules_of, tried
 from halfframe.tuning.clips import clips_of
 from halfframe.tuning.frontier import html_page, table, to_dict, write_json
@@ -219,10 +220,11 @@ def _peak(bench: Bench) -> float:
 
 
 def _save(tuning: Tuning, folder: Path) -> None:
-    judged = tuning.checked or tuning.chosen
-    for found in judged:
-        measured = to_dict(tuning, found)
-        name = f"recipe-{found.cost / tuning.steps:.2f}.json"
-        replace(found.recipe, measured=measured).save(folder / name)
+    names: dict[str, Recipe] = {}
+    for found in tuning.checked or tuning.chosen:
+        name = f"recipe-{found.cost / tuning.steps:.2f}"
+        if names.setdefault(name, found.recipe) != found.recipe:  # another that costs nearly the same
+            name = f"recipe-{found.cost / tuning.steps:.4f}"
+        replace(found.recipe, measured=to_dict(tuning, found)).save(folder / f"{name}.json")
     write_json(tuning, folder / "tuning.json")
     (folder / "tuning.md").write_text(table(tuning), encoding="utf-8")
