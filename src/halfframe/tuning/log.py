@@ -47,9 +47,6 @@ class Log:
         found: _T = self._known[name]
         return found
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._known
-
     def __len__(self) -> int:
         return len(self._known)
 
