@@ -41,6 +41,15 @@ def test_strategies_are_named_as_elsewhere(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().err.endswith("Did you mean 'interleave'?\n")
 
 
+def test_other_check_prompts_need_another_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["tune", *SMALL, "--budget", "0.7", "--move", "reuse", "--runs", "1", "--output", str(tmp_path)]
+    assert main([*arguments, "--check_prompt", "a dog"]) == 0
+    assert json.loads((tmp_path / "tuning.jsonl").read_text().splitlines()[0])["weights"] == ""  # random ones
+    capsys.readouterr()
+    assert main([*arguments, "--check_prompt", "a cat"]) == 1
+    assert "check.jsonl was begun with other settings (check_prompts differ)" in capsys.readouterr().err
+
+
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tune", "--budget", "0.5"]) == 1
     assert capsys.readouterr().err == (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from halfframe import Recipe
 from halfframe.tuning.fits import Fits
-from halfframe.tuning.search import MoveTable, Spoilt, expected_best, measurable, neighbours, parts_of
+from halfframe.tuning.search import Effect, MoveTable, expected_best, measurable, neighbours, parts_of
 
 COSTS = {
     "full": 1.0,
@@ -31,9 +31,9 @@ def fits_of(steps: int, high: int, seed: int = 0) -> Fits:
     return Fits(shown, differences, high, 30)
 
 
-def spoilt(errors: dict[str, float]) -> dict[str, Spoilt]:
+def effects(errors: dict[str, float]) -> dict[str, Effect]:
     """Of a schedule of as many steps as were asked for."""
-    return {move: Spoilt(error, error) for move, error in errors.items()}
+    return {move: Effect(error, error) for move, error in errors.items()}
 
 
 def expected_error(table: MoveTable, moves: tuple[str, ...]) -> float:
@@ -48,12 +48,12 @@ def expected_error(table: MoveTable, moves: tuple[str, ...]) -> float:
             scale = 1.0
             if part in ("reuse", "full+delta"):
                 known, all_ = (computed, range(index)) if part == "reuse" else (both, range(first, index))
-                if not known or part not in table.spoilt[index]:
+                if not known or part not in table.effects[index]:
                     return math.inf
                 scale = fits.fit(index, part, known).residual / fits.fit(index, part, tuple(all_)).residual
-            if part not in table.spoilt[index]:
+            if part not in table.effects[index]:
                 return math.inf
-            alone = table.spoilt[index][part]
+            alone = table.effects[index][part]
             inner = 0.5 * (alone.error - table.base - alone.apart) * scale**0.5 if table.base else 0.0
             along += inner
             across += alone.apart * scale - (inner**2 / table.base if table.base else 0.0)
@@ -68,7 +68,7 @@ def test_the_search_finds_what_trying_everything_finds(data: st.DataObject) -> N
     error = st.floats(0.01, 1.0)
     single = ("merge:2", "full+cond", "full+delta", "reuse")
     errors = [
-        spoilt({move: data.draw(error) for move in single if measurable(index, move, high)}) for index in range(steps)
+        effects({move: data.draw(error) for move in single if measurable(index, move, high)}) for index in range(steps)
     ]
     table = MoveTable(errors, COSTS, fits_of(steps, high, data.draw(st.integers(0, 99))))
     every = [
@@ -91,7 +91,7 @@ def test_the_search_finds_what_trying_everything_finds(data: st.DataObject) -> N
 
 def test_the_best_of_every_cost_is_found_at_once() -> None:
     rows = [
-        spoilt(one)
+        effects(one)
         for one in ({"merge:2": 0.1}, *({"reuse": 0.01 * index, "full+delta": 0.02} for index in range(1, 5)))
     ]
     costs = {move: price for move, price in COSTS.items() if move in ("full", "merge:2", "full+delta", "reuse")}
@@ -106,9 +106,15 @@ def test_the_best_of_every_cost_is_found_at_once() -> None:
         assert min(one.error for one in found) == pytest.approx(min(every)[0])
 
 
+def test_of_whole_lists_none_is_lost_to_better_ones_that_cost_a_little_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("halfframe.tuning.search._WIDTH", 1)
+    table = MoveTable([effects({"merge:2": 0.1})], {"full": 1.2, "merge:2": 1.05}, fits_of(1, 1))
+    assert [one.moves for one in expected_best(table, 1.2)] == [("full",), ("merge:2",)]
+
+
 def test_neighbours_differ_in_one_move_or_by_an_exchange() -> None:
     errors = [{"merge:2": 0.1}, *({"reuse": 0.1, "full+delta": 0.1} for _ in range(3))]
-    table = MoveTable(list(map(spoilt, errors)), COSTS, fits_of(4, 4))
+    table = MoveTable(list(map(effects, errors)), COSTS, fits_of(4, 4))
     moves = ("full", "reuse", "full", "full+delta")
     found = {one.moves: one for one in neighbours(table, moves, 2.5)}
     assert ("full", "full", "reuse", "full+delta") in found  # exchanged
@@ -129,7 +135,7 @@ def test_errors_of_fewer_steps_and_of_moves_add_up_as_differences_do(seed: int, 
     base = np.mean(fewer**2)
     own = np.linalg.qr(np.concatenate([fewer[:, None], rng.normal(size=(50, steps))], 1))[0].T[1:]
     moved = [rng.uniform(-0.5, 0.3) * fewer + rng.uniform(0.1, 2.0) * own[index] for index in range(steps)]
-    alone = [Spoilt(np.mean(move**2), np.mean((fewer + move) ** 2)) for move in moved]
+    alone = [Effect(np.mean(move**2), np.mean((fewer + move) ** 2)) for move in moved]
     rows = [{"merge:2": alone[0]}, *({"merge:2": one} for one in alone[1:])]
     table = MoveTable(rows, COSTS, fits_of(steps, high), base)
     for moves in itertools.product(("full", "merge:2"), repeat=steps):
@@ -141,7 +147,7 @@ def test_a_long_reuse_is_worse_also_where_it_undoes_some_of_what_fewer_steps_spo
     rng = np.random.default_rng(0)
     shown = np.cumsum(rng.normal(size=(5, 200)), 0)  # the further back, the less is explained
     fits = Fits(tuple(map(tuple, (shown @ shown.T).tolist())), (), 5, 200)
-    row = {"reuse": Spoilt(0.2, 0.45)}  # base 0.5: nearer to what was asked for
+    row = {"reuse": Effect(0.2, 0.45)}  # base 0.5: nearer to what was asked for
     table = MoveTable([{}, row, row, row, row], COSTS, fits, base=0.5)
     one = table.error(("full", "full", "full", "full", "reuse"))
     assert one == pytest.approx(0.45)
@@ -168,7 +174,7 @@ def test_a_composite_move_is_the_sum_of_its_parts() -> None:
     assert parts_of("merge:2+cond") == ("merge:2", "full+cond")
     assert parts_of("full+delta") == ("full+delta",)
     assert parts_of("reuse") == ("reuse",)
-    table = MoveTable([spoilt({"merge:2": 0.1, "full+cond": 0.2})], COSTS, fits_of(1, 1))
+    table = MoveTable([effects({"merge:2": 0.1, "full+cond": 0.2})], COSTS, fits_of(1, 1))
     assert table.error(["merge:2+cond"]) == pytest.approx(0.3)
     assert math.isinf(table.error(["reuse"]))  # was not measured
 

@@ -15,60 +15,15 @@ import halfframe
 from halfframe.compare.progress import Progress
 from halfframe.compare.report_page import read_sheets
 from halfframe.errors import OptionError
-from halfframe.testing import tiny_diffusers_t2v, tiny_wan_t2v
 from halfframe.tuning import Measured, Tuning, tune, tune_cases
 from halfframe.tuning.frontier import table
 from halfframe.tuning.log import Log
 from halfframe.tuning.replay import final_latents, shown_at
 from halfframe.tuning.rivals import most_steps
 from halfframe.tuning.table import Bench
+from tests.tuning.hosts import diffusers, official
 
 STEPS = 5
-
-
-class Host:
-    """A pipeline and how it is called, with its forward passes counted."""
-
-    def __init__(self, pipe: Any, call: Any) -> None:
-        self.pipe = pipe
-        self.passes = 0
-        self._call = call
-        for name in ("transformer", "transformer_2", "high_noise_model", "low_noise_model"):
-            if hasattr(pipe, name):
-                getattr(pipe, name).blocks[0].register_forward_hook(self._count)  # reached by computed passes only
-
-    def _count(self, *_: Any) -> None:
-        self.passes += 1
-
-    def __call__(self, case: int, steps: int) -> Any:
-        return self._call(case, steps)
-
-
-def diffusers() -> Host:
-    pipe = tiny_diffusers_t2v()
-
-    def call(case: int, steps: int) -> Any:
-        return pipe(
-            f"prompt {case}",
-            height=32,
-            width=32,
-            num_frames=17,
-            num_inference_steps=steps,
-            max_sequence_length=8,
-            generator=torch.Generator().manual_seed(case),
-        )
-
-    return Host(pipe, call)
-
-
-def official() -> Host:
-    pipe = tiny_wan_t2v()
-
-    def call(case: int, steps: int) -> Any:
-        arguments = {"size": (32, 32), "frame_num": 17, "sampling_steps": steps, "shift": 12.0}
-        return pipe.generate(f"prompt {case}", seed=case, offload_model=False, **arguments)
-
-    return Host(pipe, call)
 
 
 @pytest.mark.parametrize("make", [diffusers, official])
@@ -348,7 +303,15 @@ def test_a_log_that_was_cut_off_is_read_up_to_there(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"steps": 0}, "steps must be an integer >= 1, got 0"),
-        ({"budgets": (1.5,)}, r"budgets must be shares of the full cost in 0..1, got \[1.5\]"),
+        ({"budgets": (1.5,)}, r"budgets must be a list of shares of the full cost in 0..1, got \(1.5,\)"),
+        ({"budgets": ("0.5",)}, r"list of shares of the full cost in 0..1, got \('0.5',\)"),
+        ({"budgets": 0.5}, "list of shares of the full cost in 0..1, got 0.5"),
+        ({"moves": "reuse"}, "moves must be a list of moves, such as .* got 'reuse'"),
+        ({"moves": ("reuse:1.5,-0.5",)}, "'reuse:1.5,-0.5' has weights, but tune fits them .* give 'reuse'"),
+        ({"moves": ("merge:2+delta:1",)}, r"'merge:2\+delta:1' has weights, .* give 'merge:2\+delta'"),
+        ({"schedules": (2, 0)}, r"schedules must be a list of numbers of steps, integers >= 1, got \(2, 0\)"),
+        ({"schedules": (2.0,)}, r"integers >= 1, got \(2.0,\)"),
+        ({"schedules": 2}, "integers >= 1, got 2"),
         ({"moves": ("megre:2",)}, "Did you mean 'merge'"),
     ],
 )
@@ -356,6 +319,7 @@ def test_unusable_arguments(change: dict[str, Any], message: str) -> None:
     host = diffusers()
     with pytest.raises(OptionError, match=message):
         tune_cases(host.pipe, host, 1, **{"steps": 2, **change})
+    assert not host.passes
 
 
 @pytest.mark.parametrize("make", [diffusers, official])

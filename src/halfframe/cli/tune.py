@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=int,
         metavar="N",
-        help="number of steps that recipes may have; repeatable (default: all, three quarters and half of the steps)",
+        help="number of steps that recipes may have; repeatable (default: the steps; of 12 or more, some fewer too)",
     )
     search.add_argument(
         "--runs", type=int, default=6, metavar="N", help="recipes measured for each budget (default: %(default)s)"
@@ -104,6 +104,7 @@ def _tuned(arguments: argparse.Namespace, say: Callable[[str], None]) -> Tuning:
         strategies=[name for name in strategies_from(arguments) if name != "none"],
         check=len(judges),
         output=arguments.output,
-        settings={"prompts": prompts, "seeds": seeds, **facts},
+        settings={"prompts": prompts, "seeds": seeds, "weights": loaded.weights, **facts},
+        check_settings={"check_prompts": arguments.check_prompt},
         progress=say,
     )

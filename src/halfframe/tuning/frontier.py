@@ -34,7 +34,7 @@ def write_json(tuning: Tuning, path: Path) -> None:
     data["steps"] = tuning.steps
     data["tables"] = [
         {"steps": table.steps, "high": table.fits.high, "base": table.base, "costs": dict(table.costs)}
-        | {"errors": [{move: alone.error for move, alone in row.items()} for row in table.spoilt]}
+        | {"errors": [{move: alone.error for move, alone in row.items()} for row in table.effects]}
         for table in tuning.tables
     ]
     path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
@@ -51,7 +51,7 @@ def html_page(tuning: Tuning, cases: Sequence[Mapping[str, Any]], notes: Sequenc
     groups |= {kind: tuple(rival for rival in tuning.rivals if rival.kind == kind) for kind in _RIVALS}
     groups["strategies"] = tuning.candidates
     points = {
-        name: [(found.text, found.cost, tuning.decibels(found.error)) for found in group if found.error]
+        name: [(found.text, found.cost, tuning.decibels(found.error)) for found in group if 0 < found.error < math.inf]
         for name, group in groups.items()
     }
     frontier = Frontier("cost in full steps", f"latent PSNR to the plain {tuning.steps} steps, dB", points)

@@ -30,11 +30,12 @@ class Log:
         self._known: dict[str, Any] = {}
         if path is None:
             return
-        if path.exists():
+        first = json.dumps(settings) + "\n"
+        if path.exists() and not first.startswith(path.read_text(encoding="utf-8")):
             self._read(path, settings)
-        else:
+        else:  # none yet, or interrupted before anything was measured
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+            path.write_text(first, encoding="utf-8")
 
     def get(self, name: str, compute: Callable[[], _T]) -> _T:
         """The result of that name, computed if need be, and written down at once."""
@@ -45,9 +46,6 @@ class Log:
                     file.write(json.dumps([name, self._known[name]]) + "\n")
         found: _T = self._known[name]
         return found
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._known
 
     def __len__(self) -> int:
         return len(self._known)
@@ -61,16 +59,16 @@ class Log:
         whole = text[: text.rfind("\n") + 1]  # what was cut off in the middle of a line is measured again
         first, *lines = whole.splitlines() or [""]
         try:
-            written = json.loads(first)
+            written = dict(json.loads(first))
             self._known = dict(json.loads(line) for line in lines)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise OptionError(f"{path} is not a log of halfframe tune: {error}; give another output folder.") from error
         wanted = json.loads(json.dumps(settings))
         other = sorted(key for key in {*written, *wanted} if written.get(key) != wanted.get(key))
         if other:
             raise OptionError(
-                f"{path} was begun with other settings ({', '.join(other)} differ); give another output folder, or "
-                "the same settings to go on."
+                f"{path} was begun with other settings ({', '.join(other)} differ); give another output folder, "
+                "delete this file, or give the same settings to go on."
             )
         if whole != text:
             path.write_text(whole, encoding="utf-8")

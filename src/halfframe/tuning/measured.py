@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from halfframe.errors import OptionError
 from halfframe.strategies.recipe import Recipe
 from halfframe.tuning.result import Measured
-from halfframe.tuning.rivals import most_steps
+from halfframe.tuning.rivals import FewerSteps, most_steps
 from halfframe.tuning.search import Expected, MoveTable, expected_best, neighbours
 from halfframe.tuning.table import Bench
 
@@ -48,37 +48,41 @@ class Search:
     Args:
         bench: the clips of the search.
         tables: of single moves, one for each number of steps.
-        most: the largest budget, in full steps.
+        budgets: those that are asked for, in full steps.
+
+    Raises:
+        OptionError: nothing costs as little as the smallest budget.
     """
 
-    def __init__(self, bench: Bench, tables: Sequence[MoveTable], most: float) -> None:
+    def __init__(self, bench: Bench, tables: Sequence[MoveTable], budgets: Sequence[float]) -> None:
         self._bench = bench
-        self._schedules = [_Schedule(table, expected_best(table, most)) for table in tables]
+        self._schedules = [_Schedule(table, expected_best(table, max(budgets))) for table in tables]
         self._measured: dict[tuple[str, ...], Measured] = {}
+        costs = [one.cost for schedule in self._schedules for one in schedule.expected]
+        if min(costs, default=math.inf) > min(budgets) + 1e-9 and not self._rivals(min(budgets)):
+            cheapest = f"the cheapest is {min(costs):.2f}" if costs else "nor as little as any other budget"
+            least = f"{min(budgets):.2f} full steps or less"
+            raise OptionError(f"no recipe costs {least}, {cheapest}; give a larger budget, or more moves.")
 
-    def best(self, budget: float, runs: int, guided: bool) -> Measured:
+    def best(self, budget: float, runs: int) -> Measured:
         """The best of all that was measured so far and costs at most `budget` full steps.
 
         Args:
             budget: in full steps.
-            runs: so many further recipes are measured first, and as many fewer steps as the budget allows.
-            guided: whether steps have an unconditional pass.
-
-        Raises:
-            OptionError: nothing costs so little.
+            runs: so many further recipes are measured first, and as many plain steps as the budget allows.
         """
         for _ in range(runs):
             offers = [(schedule.corrected(one), schedule, one) for schedule, one in self._offers(budget)]
             if not offers:
                 break
             self._try(budget, *min(offers, key=lambda offer: offer[0])[1:])
-        for rival in most_steps(budget, self._bench.steps, guided):
+        for rival in self._rivals(budget):
             if rival.moves not in self._measured:
                 self._measured[rival.moves] = measure(self._bench, rival.moves, rival.cost, None)
-        fitting = self._fitting(budget)
-        if not fitting:
-            raise OptionError(f"no recipe costs {budget:.2f} full steps or less; give a larger budget, or more moves.")
-        return min(fitting.values(), key=lambda found: found.error)
+        return min(self._fitting(budget).values(), key=lambda found: found.error)
+
+    def _rivals(self, budget: float) -> Sequence[FewerSteps]:
+        return most_steps(budget, self._bench.steps, self._bench.guided())
 
     def _fitting(self, budget: float) -> dict[tuple[str, ...], Measured]:
         return {moves: found for moves, found in self._measured.items() if found.cost <= budget + 1e-9}

@@ -114,6 +114,8 @@ class Tuning:
 
     def decibels(self, error: float) -> float:
         """A mean square error as PSNR in latents."""
+        if not math.isfinite(error):
+            return -math.inf
         return 10 * math.log10(self.peak / error) if error else math.inf
 
     def rival(self, cost: float, kind: str) -> Measured | None:

@@ -34,5 +34,5 @@ def most_steps(budget: float, steps: int, guided: bool) -> Sequence[FewerSteps]:
     """Of up to `steps` the most that cost `budget` full steps or less: with all guidance, and with each truncation."""
     found: dict[int, FewerSteps] = {}
     for count in range(1, steps + 1):
-        found |= {way: one for way, one in enumerate(fewer_steps(count, guided)) if one.cost <= budget}
+        found |= {way: one for way, one in enumerate(fewer_steps(count, guided)) if one.cost <= budget + 1e-9}
     return tuple(found.values())

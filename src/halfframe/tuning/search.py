@@ -15,7 +15,7 @@ from halfframe.sampling.weights import weights_text
 from halfframe.strategies.recipe import reuses
 from halfframe.tuning.fits import TERMS, Fits
 
-__all__ = ["Expected", "MoveTable", "Spoilt", "expected_best", "measurable", "neighbours", "parts_of"]
+__all__ = ["Effect", "Expected", "MoveTable", "expected_best", "measurable", "neighbours", "parts_of"]
 
 _BUCKET = 0.25
 """In full steps: lists of moves whose costs differ by less are compared with each other."""
@@ -61,7 +61,7 @@ class _Past:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoilt:
+class Effect:
     """What a move alone does to the final latents of a schedule, as mean squares.
 
     Attributes:
@@ -93,13 +93,13 @@ class MoveTable:
     """What single moves cost and spoil, in a schedule of one length.
 
     Attributes:
-        spoilt: for each step, by move, what the move does alone.
+        effects: for each step, by move, what the move does alone.
         costs: of the moves, in full steps.
         fits: what reuses and guidance differences are made of.
         base: mean square distance of this schedule's plain run from the plain run of the schedule asked for.
     """
 
-    spoilt: Sequence[Mapping[str, Spoilt]]
+    effects: Sequence[Mapping[str, Effect]]
     costs: Mapping[str, float]
     fits: Fits
     base: float = 0.0
@@ -107,7 +107,7 @@ class MoveTable:
     @property
     def steps(self) -> int:
         """Steps of the schedule."""
-        return len(self.spoilt)
+        return len(self.effects)
 
     def cost(self, moves: Sequence[str]) -> float:
         """In full steps."""
@@ -137,7 +137,7 @@ class MoveTable:
     def _with(self, sum_: _Sum, index: int, move: str, past: _Past) -> _Sum:
         """With `move` made at step `index`."""
         for part in parts_of(move) if move != "full" else ():
-            alone, scale = self.spoilt[index].get(part), self._scale(index, part, past)
+            alone, scale = self.effects[index].get(part), self._scale(index, part, past)
             if alone is None or scale == math.inf:
                 return _Sum(0.0, math.inf)
             along = alone.along(self.base) * math.sqrt(scale)
@@ -188,8 +188,11 @@ def expected_best(table: MoveTable, most: float) -> list[Expected]:
                 key = (round(1000 * total), then)
                 if key not in following or sum_.total(base) < following[key][1].total(base):
                     following[key] = (total, sum_, (*moves, move), then)
+        layer = sorted(following.values(), key=lambda state: state[1].total(base))
+        if index + 1 == table.steps:
+            break  # nothing follows: no list is lost to like ones that cost a little more than a budget
         buckets: dict[int, list[_State]] = {}
-        for state in sorted(following.values(), key=lambda state: state[1].total(base)):
+        for state in layer:
             bucket = buckets.setdefault(int(state[0] / _BUCKET), [])
             if len(bucket) < _WIDTH:
                 bucket.append(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,17 +10,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from halfframe.compare.progress import Progress
+from halfframe.errors import HalfframeError, OptionError
 from halfframe.plugins.strategies import resolve_strategy
-from halfframe.report.cost import H200, ExpertShape
+from halfframe.sampling.frames import TIME_DIM
 from halfframe.strategies.recipe import Recipe, reuses
 from halfframe.tuning.fits import Fits
 from halfframe.tuning.log import Log
 from halfframe.tuning.replay import Record, final_latents, final_latents_of, shown_at
 from halfframe.tuning.result import Candidate
-from halfframe.tuning.search import MoveTable, Spoilt, measurable, parts_of
+from halfframe.tuning.search import Effect, MoveTable, measurable, parts_of
 
 __all__ = ["Bench", "mean_square"]
 
@@ -27,9 +30,18 @@ Call = Callable[[int, int], Any]
 """``(case, steps)``: calls the pipeline for one clip, or one batch of clips."""
 
 
+_TIMED = 3
+"""Passes that are timed at least before a move has a cost."""
+_LOOKED_AT = 64
+"""Values of a plain run's latents that a log keeps, to know the clip again."""
+_OTHER = 0.25
+"""Of their spread: latents that differ by more are of another clip. Another kind of GPU makes less of a difference."""
+
+
 def mean_square(a: Tensor, b: Tensor) -> float:
-    """Mean square distance."""
-    return float((a - b).square().mean())
+    """Mean square distance; infinite if either has values that are not finite."""
+    found = float((a - b).square().mean())
+    return found if math.isfinite(found) else math.inf
 
 
 @dataclass(slots=True)
@@ -43,6 +55,8 @@ class Bench:
         steps: of the schedule that was asked for.
         log: where results are kept, and read again by a later call.
         progress: is told what goes on; its unit is a forward pass.
+        replays: whether runs begin in the midst of plain ones; if not, only the final latents of these are kept.
+        seconds: of all forward passes so far, by the number of latent frames that the expert was given.
     """
 
     pipe: Any
@@ -51,9 +65,11 @@ class Bench:
     steps: int
     log: Log
     progress: Progress
+    replays: bool = True
     seconds: dict[int, list[float]] = field(default_factory=dict)
-    _latents: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    _records: dict[tuple[int, int], Record] = field(default_factory=dict)
+    _given: dict[str, int] = field(default_factory=dict, init=False)
+    _latents: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False)
+    _records: dict[tuple[int, int], Record] = field(default_factory=dict, init=False)
 
     def plain(self, case: int, steps: int) -> Tensor:
         """Final latents of a plain run; made once."""
@@ -69,8 +85,43 @@ class Bench:
                 del self._records[old]
             latents, record = final_latents(self.pipe, lambda: self.call(case, steps), ["full"] * steps)
             self._time(record)
-            self._latents[key], self._records[key] = latents, record
+            self._require_known(case, steps, latents)
+            self._latents[key] = latents
+            self._records[key] = record if self.replays else Record(steps=record.steps, seconds=record.seconds)
         return self._records[key]
+
+    def require_same_clip(self) -> None:
+        """See that the same case gives the same clip; this takes no forward pass.
+
+        Raises:
+            OptionError: it does not.
+        """
+        full, record = ["full"] * self.steps, self.record(0, self.steps)
+        again, _ = final_latents(self.pipe, lambda: self.call(0, self.steps), full, record, self.steps)
+        if mean_square(again, self.plain(0, self.steps)) > 1e-6 * float(again.square().mean()):
+            raise OptionError(
+                "two calls for the first clip began with different noise; needed: a call that gives the same clip for "
+                "the same case, with a seed or a new generator of its own each time."
+            )
+
+    def _require_known(self, case: int, steps: int, latents: Tensor) -> None:
+        """Refuse what no error can be measured against, and a log of other clips."""
+        if not latents.isfinite().all():
+            raise HalfframeError(
+                f"the plain run of clip {case + 1} with {steps} steps ends in latents that are NaN or infinite; "
+                "needed: a pipeline that works without halfframe. Look at its dtype and its weights."
+            )
+        if steps != self.steps:
+            return
+        some = latents.flatten()[:: max(1, latents.numel() // _LOOKED_AT)][:_LOOKED_AT]
+        known = torch.tensor(self.log.get(f"plain #{case}", some.tolist))
+        apart = float((known - some).square().mean().sqrt() / some.std().clamp(min=1e-9)) if len(some) > 1 else 0.0
+        if apart > _OTHER:
+            raise OptionError(
+                f"the log in the output folder was measured with another clip {case + 1}: the latents of its plain run "
+                f"differ by {apart:.2f} times their spread. Call with the weights, prompts, seeds and arguments of the "
+                "log, or give another output folder."
+            )
 
     def passes(self) -> int:
         """Forward passes of a step."""
@@ -78,7 +129,8 @@ class Bench:
 
     def guided(self) -> bool:
         """Whether steps have an unconditional pass."""
-        return any(len(passes) > 1 for passes in self.record(0, self.steps).velocities.values())
+        record = self.record(0, self.steps)
+        return sum(map(len, record.seconds.values())) > len(record.steps)
 
     def error(self, case: int, moves: Sequence[str]) -> float:
         """Mean square distance of a run of `moves` from the plain run of the schedule that was asked for."""
@@ -91,7 +143,7 @@ class Bench:
         return mean_square(latents, self.plain(case, self.steps))
 
     def alone(self, case: int, moves: Sequence[str], index: int) -> list[float]:
-        """`Spoilt` of the one move at `index`: the steps before are replayed from the plain run of as many steps."""
+        """`Effect` of the one move at `index`: the steps before are replayed from the plain run of as many steps."""
         steps = len(moves)
         record = self.record(case, steps)
         latents, computed = final_latents(self.pipe, lambda: self.call(case, steps), moves, record, index)
@@ -140,9 +192,8 @@ class Bench:
         def cost() -> float:
             if not passes:  # the log was cut off before this
                 error(0)
-            total = self.plain(0, self.steps).shape[-3]
-            spent = sum(made * self._seconds(count, total) for count, made in passes.items())
-            return spent / (self.passes() * self._seconds(total, total))
+            spent = sum(made * statistics.median(self.seconds[count]) for count, made in passes.items())
+            return spent / (self.passes() * self._seconds("full"))
 
         errors = [self.log.get(f"{key} #{case}", partial(error, case)) for case in range(self.cases)]
         return Candidate(name, steps, self.log.get(f"cost {key}", cost), statistics.fmean(errors), tuple(errors))
@@ -159,13 +210,13 @@ class Bench:
         """Mean square distance of the plain run of so many steps."""
         return statistics.fmean(self.measured(["full"] * steps)) if steps != self.steps else 0.0
 
-    def row(self, steps: int, index: int, moves: Sequence[str]) -> dict[str, Spoilt]:
+    def row(self, steps: int, index: int, moves: Sequence[str]) -> dict[str, Effect]:
         """What the parts of `moves` do, each made alone, at one step.
 
         Where a reuse is possible, a part that computes some of the frames must show the step better than that: else it
         is dearer and worse, and left out. One step tells.
         """
-        fits, found = self.fits(steps), dict[str, Spoilt]()
+        fits, found = self.fits(steps), dict[str, Effect]()
         parts = dict.fromkeys(part for move in moves for part in parts_of(move))
         for part in parts:
             if part == "full" or not measurable(index, part, fits.high):
@@ -178,7 +229,7 @@ class Bench:
                 if shown >= fits.fit(index, "reuse", fits.before(index, "reuse")).residual:
                     continue
             weighted = MoveTable([{}] * steps, {}, fits).resolved(alone)
-            found[part] = Spoilt(*self._each(f"move {steps} {index} {part}", self.alone, weighted, index))
+            found[part] = Effect(*self._each(f"move {steps} {index} {part}", self.alone, weighted, index))
         return found
 
     def _each(
@@ -210,36 +261,27 @@ class Bench:
         return {move: self.log.get(f"cost {move}", partial(self._cost, move)) for move in moves}
 
     def _cost(self, move: str) -> float:
-        total = self.plain(0, self.steps).shape[-3]
         base, plus, _ = move.partition("+")
         if reuses(base):
             return 0.0
-        count = total if base == "full" else self._frames(base, total)
         share = 0.5 if plus else 1.0  # of the two passes of a guided step
-        return share * self._seconds(count, total) / statistics.median(self.seconds[total])
+        return share * (1.0 if base == "full" else self._seconds(base) / self._seconds("full"))
 
-    def _frames(self, base: str, total: int) -> int:
-        """Frames that an expert is given for a move like ``merge:3``: the usual number of them."""
-        stride = int(base.partition(":")[2])
-        return max(1, -(-total // stride))
+    def _seconds(self, base: str) -> float:
+        """Of a pass with such a move: the median of at least three."""
+        if base == "full":
+            return statistics.median(self.seconds[self._frames()])
+        moves, record = [base, *["full"] * (self.steps - 1)], self.record(0, self.steps)
+        while len(self.seconds.get(self._given.get(base, 0), ())) < _TIMED:  # once, unless most was read from a log
+            _, computed = shown_at(self.pipe, lambda: self.call(0, self.steps), moves, record, 0)
+            self._time(computed)
+            self._given[base] = min(computed.seconds)
+        return statistics.median(self.seconds[self._given[base]])
 
-    def _seconds(self, count: int, total: int) -> float:
-        """Of a pass over `count` frames: measured, else by the rates of `halfframe.plan`."""
-        known = self.seconds.get(count)
-        if known:
-            return statistics.median(known)
-        shape = ExpertShape(5120, 13824, 40)
-        per_frame = 1560
-        ratio = shape.seconds(count * per_frame, H200) / shape.seconds(total * per_frame, H200)
-        return statistics.median(self.seconds[total]) * ratio
+    def _frames(self) -> int:
+        return self.plain(0, self.steps).shape[TIME_DIM]
 
     def _time(self, record: Record) -> None:
         self.progress.done(sum(map(len, record.seconds.values())))
         for count, seconds in record.seconds.items():
             self.seconds.setdefault(count, []).extend(seconds)
-
-
-def tries(steps: int, moves: Sequence[str], high: int) -> int:
-    """Steps that are computed at most to measure a table of single moves."""
-    parts = dict.fromkeys(part for move in moves for part in parts_of(move) if part != "full")
-    return sum(steps - index for index in range(steps) for part in parts if measurable(index, part, high))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,18 +11,18 @@ from typing import Any
 
 from halfframe.compare.generators import diffusers_generate, official_generate
 from halfframe.compare.progress import Progress
-from halfframe.errors import OptionError, is_count
 from halfframe.plugins.strategies import DEFAULT_STRATEGY, resolve_strategy
-from halfframe.strategies.recipe import Recipe, reuses
+from halfframe.strategies.recipe import Recipe
+from halfframe.tuning.asked import checked, most_passes, schedules_of, tried
 from halfframe.tuning.clips import clips_of
 from halfframe.tuning.frontier import html_page, table, to_dict, write_json
 from halfframe.tuning.log import Log
 from halfframe.tuning.measured import Search, measure
 from halfframe.tuning.result import Measured, Tuning
 from halfframe.tuning.rivals import fewer_steps
-from halfframe.tuning.table import Bench, Call, tries
+from halfframe.tuning.table import Bench, Call
 
-__all__ = ["BUDGETS", "MOVES", "tried", "tune", "tune_cases"]
+__all__ = ["BUDGETS", "MOVES", "tune", "tune_cases"]
 
 _logger = logging.getLogger(__name__)
 
@@ -33,12 +32,6 @@ BUDGETS = (0.9, 0.75, 0.6, 0.45)
 MOVES = ("merge:2", "merge:3", "merge:4", "interleave:2", "reuse")
 """Moves that are tried at every step. On guided steps, moves with a forward pass are also tried with ``+cond`` and
 ``+delta``."""
-
-SHARES = (0.85, 0.7, 0.5)
-"""About these shares of the steps are the schedules of fewer steps that recipes are made for, too."""
-
-_MANY = 12
-"""From so many steps on. With fewer, no recipe for fewer steps was ever nearer."""
 
 
 def tune(
@@ -95,7 +88,8 @@ def tune(
     def call(case: int, count: int) -> Any:
         return generate(*clips[case], count)
 
-    settings = {"prompts": list(prompts), "seeds": list(seeds)}
+    settings: dict[str, Any] = {"prompts": list(prompts), "seeds": list(seeds)}
+    check_settings = {"check_prompts": list(check_prompts), "check_seeds": list(check_seeds)}
     settings |= {key: str(value) for key, value in generate.facts.items()}
     return tune_cases(
         pipe,
@@ -110,6 +104,7 @@ def tune(
         check=len(judges),
         output=output,
         settings=settings,
+        check_settings=check_settings,
         progress=progress,
     )
 
@@ -128,6 +123,7 @@ def tune_cases(
     check: int = 0,
     output: str | Path | None = None,
     settings: dict[str, Any] | None = None,
+    check_settings: dict[str, Any] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Tuning:
     """`tune` for any way to call a pipeline; a case may be a batch of clips.
@@ -152,50 +148,43 @@ def tune_cases(
         check: clips ``cases .. cases + check - 1`` are for the check.
         output: folder for the log, the recipes and the table; a call with the same settings goes on from the log.
         settings: further settings that a log must match, such as prompts and seeds.
+        check_settings: the same for the log of the check.
         progress: called with one line of text at a time.
 
     Raises:
         OptionError: unusable numbers or moves, or a log of other settings.
         StrategyError: one of the strategies is unknown.
     """
-    for name, value, least in (("steps", steps, 1), ("cases", cases, 1), ("runs", runs, 1), ("check", check, 0)):
-        if not is_count(value, least):
-            raise OptionError(f"{name} must be an integer >= {least}, got {value!r}.")
-    if not budgets or not all(0 < budget <= 1 for budget in budgets):
-        raise OptionError(f"budgets must be shares of the full cost in 0..1, got {list(budgets)}.")
-    for text in strategies:
-        resolve_strategy(text, {})  # before anything is run
+    checked(steps=steps, cases=cases, runs=runs, check=check, budgets=budgets, moves=moves, schedules=schedules)
+    beside = [resolve_strategy(text, {}) for text in strategies]  # before anything is run
     folder = None if output is None else Path(output)
     kept = {"steps": steps, "moves": list(moves), "cases": cases, **(settings or {})}
     log = Log(None if folder is None else folder / "tuning.jsonl", kept)
     told = Progress(progress, 0)
     bench = Bench(pipe, call, cases, steps, log, told)
-    guided = bench.guided()
-    parts = tried(moves, guided)
-    lengths = tuple(schedules or _lengths(bench, steps))
-    measured = runs + (0 if not check else 3 if guided else 1)  # fewer steps too; without a check they are the rivals
-    ahead = _passes(bench, lengths, parts, [measured * budget for budget in budgets], check, len(strategies))
+    bench.require_same_clip()
+    parts = tried(moves, bench.guided())
+    lengths = schedules_of(bench, schedules)
+    ahead = most_passes(bench, lengths, parts, runs, budgets, check, beside, folder is not None)
     told.expect(sum(ahead))
-    told.say(f"schedules of {', '.join(map(str, lengths))} steps")
-    told.say(f"up to {sum(ahead):,} forward passes if nothing is known yet")
+    listed = ", ".join(map(str, lengths))
+    told.say(f"schedules of {listed} steps; up to {sum(ahead):,} forward passes if nothing is known yet")
     tables = []
     for number, length in enumerate(lengths, 1):
         tables.append(bench.table(length, parts))
         told.expect(sum(ahead[number:]))
     tables = [replace(table, costs=bench.costs(parts)) for table in tables]  # by all the times that were taken
     told.say(f"{len(log)} results measured; searching")
-    search, chosen = Search(bench, tables, max(budgets) * steps), []
+    search, chosen = Search(bench, tables, [budget * steps for budget in budgets]), []
     for number, budget in enumerate(sorted(budgets, reverse=True), len(lengths) + 1):
-        chosen.append(search.best(budget * steps, runs, guided))
+        chosen.append(search.best(budget * steps, runs))
         told.expect(sum(ahead[number:]))
     peak = _peak(bench)
-    judge = bench if not check else _judge(bench, pipe, call, cases, check, kept, folder)
-    checked = (
-        tuple(measure(judge, found.recipe.moves, found.cost, found.predicted) for found in chosen) if check else ()
-    )
+    judge = bench if not check else _judge(bench, cases, check, {**kept, **(check_settings or {})}, folder)
+    judged = tuple(measure(judge, found.recipe.moves, found.cost, found.predicted) for found in chosen) if check else ()
     candidates = tuple(judge.candidate(name) for name in dict.fromkeys(strategies))
-    rivals = tuple(_rivals(judge, steps, guided))
-    tuning = Tuning(steps, tuple(tables), tuple(chosen), checked, rivals, peak, candidates)
+    rivals = tuple(_rivals(judge, steps, bench.guided()))
+    tuning = Tuning(steps, tuple(tables), tuple(chosen), judged, rivals, peak, candidates)
     if folder is not None:
         _save(tuning, folder)
         page = folder / "report.html"
@@ -204,45 +193,14 @@ def tune_cases(
     return tuning
 
 
-def _lengths(bench: Bench, steps: int) -> Iterable[int]:
-    """Of fewer steps, some numbers are better than one more: the schedule's noise levels and the switch fall well."""
-    most = range(round(min(SHARES) * steps), steps) if steps >= _MANY else ()
-    bases = {count: bench.base(count) for count in most}
-    good = [count for count in most if all(bases[count] < bases[fewer] for fewer in most if fewer < count)]
-    nearest = (min(good, key=lambda count: abs(count - share * steps)) for share in SHARES if good)
-    return dict.fromkeys((steps, *nearest))
-
-
-def _passes(
-    bench: Bench, lengths: Sequence[int], tried: Sequence[str], recipes: Sequence[float], check: int, strategies: int
-) -> list[int]:
-    """Forward passes at most: of each schedule's moves, of each budget's recipes, of the check and all beside it."""
-    each = bench.passes()
-    tables = [each * bench.cases * (length + tries(length, tried, bench.high(length))) for length in lengths]
-    search = [math.ceil(each * bench.cases * count * bench.steps) for count in recipes]
-    rivals = sum(count * (3 if each == 2 else 1) for count in range(1, bench.steps + 1))
-    judged = (check or bench.cases) * (rivals + (strategies + (len(recipes) if check else 0)) * bench.steps)
-    return [*tables, *search, each * judged]
-
-
-def tried(moves: Sequence[str], guided: bool) -> tuple[str, ...]:
-    """`moves` and, if steps are guided, those with a forward pass also without the unconditional one."""
-    found = ["full"]
-    for move in ("full", *moves):
-        plain = "+" not in move and not reuses(move)
-        found += [move, *((f"{move}+cond", f"{move}+delta") if plain and guided else ())]
-    Recipe(("full", "full", *found))  # refuses unknown moves
-    return tuple(dict.fromkeys(found))
-
-
-def _judge(
-    bench: Bench, pipe: Any, call: Call, first: int, count: int, kept: dict[str, Any], folder: Path | None
-) -> Bench:
+def _judge(bench: Bench, first: int, count: int, kept: dict[str, Any], folder: Path | None) -> Bench:
     """A bench over the clips that the search did not see."""
     log = Log(None if folder is None else folder / "check.jsonl", {**kept, "check": count})
-    judge = Bench(pipe, lambda case, steps: call(first + case, steps), count, bench.steps, log, bench.progress)
-    judge.seconds = bench.seconds
-    return judge
+
+    def call(case: int, steps: int) -> Any:
+        return bench.call(first + case, steps)
+
+    return replace(bench, call=call, cases=count, log=log, replays=False)  # with all times that were taken
 
 
 def _rivals(bench: Bench, steps: int, guided: bool) -> Sequence[Measured]:
@@ -262,10 +220,11 @@ def _peak(bench: Bench) -> float:
 
 
 def _save(tuning: Tuning, folder: Path) -> None:
-    judged = tuning.checked or tuning.chosen
-    for found in judged:
-        measured = to_dict(tuning, found)
-        name = f"recipe-{found.cost / tuning.steps:.2f}.json"
-        replace(found.recipe, measured=measured).save(folder / name)
+    names: dict[str, Recipe] = {}
+    for found in tuning.checked or tuning.chosen:
+        name = f"recipe-{found.cost / tuning.steps:.2f}"
+        if names.setdefault(name, found.recipe) != found.recipe:  # another that costs nearly the same
+            name = f"recipe-{found.cost / tuning.steps:.4f}"
+        replace(found.recipe, measured=to_dict(tuning, found)).save(folder / f"{name}.json")
     write_json(tuning, folder / "tuning.json")
     (folder / "tuning.md").write_text(table(tuning), encoding="utf-8")
