@@ -13,7 +13,6 @@ from halfframe.compare.progress import Progress
 from halfframe.testing import WanSizes, tiny_diffusers_t2v
 from halfframe.tuning.log import Log
 from halfframe.tuning.replay import final_latents
-from halfframe.tuning.search import MoveTable
 from halfframe.tuning.table import Bench
 from tests.helpers_diffusers import PROMPT, run, seeded
 from tests.hosts.plain_loop import diffusers_parts
@@ -81,7 +80,7 @@ def test_a_recipe_runs_with_the_weights_of_least_squares(cases: int) -> None:
     differences = {3: fitted(3, [0, 2], 3)}
 
     bench = Bench(pipe, call, cases, STEPS, Log(None, {}), Progress(lambda _: None, 0))
-    moves = MoveTable([{}] * STEPS, {}, bench.fits(STEPS)).resolved(MOVES)
+    moves = bench.fits(STEPS).resolved(MOVES)
     assert [move.count(",") for move in moves] == [0, 0, 0, 1, 2, 0]
     for case, loop in enumerate(loops):
         expected = loop.run(reuses, differences)[-1][0]

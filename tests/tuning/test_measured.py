@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from halfframe.compare.progress import Progress
 from halfframe.errors import OptionError
+from halfframe.strategies.recipe import unweighted
 from halfframe.tuning.fits import Fits
 from halfframe.tuning.measured import Search, _Schedule
-from halfframe.tuning.result import unweighted
 from halfframe.tuning.search import Effect, Expected, MoveTable
 
 COSTS = {"full": 1.0, "merge:2": 0.4, "merge:4": 0.2}

@@ -86,7 +86,7 @@ def test_the_search_finds_what_trying_everything_finds(data: st.DataObject) -> N
         assert one.cost == pytest.approx(table.cost(one.moves))
         assert one.cost <= budget + 1e-9
         assert one.error == pytest.approx(table.error(one.moves)) == pytest.approx(expected_error(table, one.moves))
-        Recipe(table.resolved(one.moves), high_noise_steps=high)  # is one, and every reuse has what it needs
+        Recipe(table.fits.resolved(one.moves), high_noise_steps=high)  # is one, and every reuse has what it needs
 
 
 def test_the_best_of_every_cost_is_found_at_once() -> None:
@@ -158,7 +158,7 @@ def test_weights_are_of_the_steps_that_are_computed() -> None:
     fits = fits_of(5, 2)
     table = MoveTable([{}] * 5, COSTS, fits)
     moves = ("full", "reuse", "merge:2", "full+delta", "reuse")
-    found = table.resolved(moves)
+    found = table.fits.resolved(moves)
 
     def weights(move: str) -> list[float]:
         return [float(weight) for weight in move.rpartition(":")[2].split(",")]

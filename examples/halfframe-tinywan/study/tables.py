@@ -14,7 +14,7 @@ import numpy as np
 from halfframe_tinywan.truth import Interval, mean_interval, share_interval
 
 from halfframe import Recipe
-from halfframe.tuning.result import unweighted
+from halfframe.strategies.recipe import unweighted
 from results import TITLES, TRUTHS, Results, Row, decibels, shown, truth_cells
 
 # Tables.

@@ -158,12 +158,11 @@ class SamplingRun:
             sample = self._switch.sample_for(self._replacement, sample)
         self._switch.settle_history(sample)
         self._replacement = None
-        if schedule is not None and self._number:
-            self.show(schedule.steps[self._index], sample, output)
-        result = original(output, timestep, sample, *args, **kwargs)
-        if schedule is None or self._number == 0:
-            return result  # no expert was called through us yet, or the schedule has ended: none of ours
+        if schedule is None or self._number == 0:  # no expert was called through us yet, or the schedule has ended
+            return original(output, timestep, sample, *args, **kwargs)
         step, move = schedule.steps[self._index], schedule.moves[self._index]
+        self.show(step, sample, output)
+        result = original(output, timestep, sample, *args, **kwargs)
         self.meter.step(step.expert, frames_of(move, step.num_frames), label_of(move) + self._stood_in)
         self._index += 1
         self._number, self._stood_in = 0, ""
@@ -222,22 +221,22 @@ class SamplingRun:
     # What happens between the seams.
 
     def _planned(self, latents: Tensor) -> Schedule:
-        if self._schedule is None:
-            if self._unserved:
-                raise self._unknown_loop(f"made {self._unserved} scheduler steps before its first expert call")
-            if self._shape is None or self.scheduler is None:
-                unseen = "draw its noise" if self._shape is None else "build its scheduler"
-                raise self._unknown_loop(f"called an expert before halfframe saw it {unseen}")
-            if latents.shape[frames.TIME_DIM :] != self._shape[frames.TIME_DIM :]:
-                raise self._unknown_loop(
-                    f"drew noise of shape {self._shape} and calls its expert with latents of shape "
-                    f"{tuple(latents.shape)}"
-                )
-            facts, num_frames, conditioning = self.facts, self._shape[frames.TIME_DIM], self.facts.conditioning_frames
-            self.follow(scheduler_steps(self.scheduler, facts.boundary, num_frames, conditioning, facts.conditioned))
-            warn_of_shared_noise(self._schedule, latents, self._named)
-        assert self._schedule is not None
-        return self._schedule
+        if self._schedule is not None:
+            return self._schedule
+        if self._unserved:
+            raise self._unknown_loop(f"made {self._unserved} scheduler steps before its first expert call")
+        if self._shape is None or self.scheduler is None:
+            unseen = "draw its noise" if self._shape is None else "build its scheduler"
+            raise self._unknown_loop(f"called an expert before halfframe saw it {unseen}")
+        if latents.shape[frames.TIME_DIM :] != self._shape[frames.TIME_DIM :]:
+            raise self._unknown_loop(
+                f"drew noise of shape {self._shape} and calls its expert with latents of shape {tuple(latents.shape)}"
+            )
+        facts, num_frames, conditioning = self.facts, self._shape[frames.TIME_DIM], self.facts.conditioning_frames
+        steps = scheduler_steps(self.scheduler, facts.boundary, num_frames, conditioning, facts.conditioned)
+        schedule = self.follow(steps)
+        warn_of_shared_noise(schedule, latents, self._named)
+        return schedule
 
     def _current_step(self, schedule: Schedule, expert: Expert) -> Step:
         if self._index >= len(schedule.steps):

@@ -17,7 +17,7 @@ from halfframe.strategies.merge import Merge
 from halfframe.strategies.selection import Interleave, Interpolate, OwnNoise
 from halfframe.strategies.windowed import Windowed
 
-__all__ = ["Recipe", "differences", "needs", "reuses"]
+__all__ = ["Recipe", "differences", "needs", "reuses", "unweighted"]
 
 VERSION = 1
 MOST_WEIGHT = 10.0
@@ -51,6 +51,11 @@ def differences(move: str) -> int:
     0 without ``+delta``.
     """
     return len(_weights("delta", move.partition("+")[2]) or ())
+
+
+def unweighted(move: str) -> str:
+    """A move without the weights of what it reuses: ``reuse:1.72,-0.72`` -> ``reuse``."""
+    return re.sub(r"(reuse|delta):.*", r"\1", move)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from halfframe.errors import OptionError, is_count
 from halfframe.sampling.strategy import Strategy
-from halfframe.strategies.recipe import Recipe, reuses
-from halfframe.tuning.result import unweighted
+from halfframe.strategies.recipe import Recipe, reuses, unweighted
 from halfframe.tuning.rivals import fewer_steps, most_steps
 from halfframe.tuning.search import measurable, parts_of
 from halfframe.tuning.table import Bench
@@ -19,7 +18,7 @@ SHARES = (0.85, 0.7, 0.5)
 """About these shares of the steps are the schedules of fewer steps that recipes are made for, too."""
 
 _MANY = 12
-"""From so many steps on. With fewer, no recipe for fewer steps was ever nearer."""
+"""The least number of steps for which those are searched; below it, no recipe for fewer steps was nearer."""
 
 
 def checked(

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from halfframe.strategies.recipe import MOST_WEIGHT
+from halfframe.sampling.weights import weights_text
+from halfframe.strategies.recipe import MOST_WEIGHT, reuses
 
-__all__ = ["TERMS", "Fit", "Fits"]
+__all__ = ["TERMS", "Fit", "Fits", "Past"]
 
 TERMS = 3
 """How many earlier steps are added up at most."""
@@ -28,6 +29,27 @@ class Fit:
 
     weights: tuple[float, ...]
     residual: float
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the coming step can be made of: the latest steps that are computed, and that have a guidance difference."""
+
+    computed: tuple[int, ...] = ()
+    differences: tuple[int, ...] = ()
+
+    def after(self, index: int, move: str, high: int) -> Past:
+        """With `move` made at `index`."""
+        differences = () if index + 1 == high else self.differences
+        if reuses(move):
+            return Past(self.computed, differences)
+        if "+" not in move and index + 1 != high:
+            differences = (*differences, index)[-TERMS:]
+        return Past((*self.computed, index)[-TERMS:], differences)
+
+    def of(self, part: str) -> tuple[int, ...]:
+        """Those of them that ``reuse`` or ``full+delta`` is made of."""
+        return self.computed if part == "reuse" else self.differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +80,19 @@ class Fits:
         if key not in self._found:
             self._found[key] = self._solved(*key)
         return self._found[key]
+
+    def resolved(self, moves: Sequence[str]) -> tuple[str, ...]:
+        """The moves with the weights of their reuses: ``reuse`` -> ``reuse:1.72,-0.72``."""
+        past, found = Past(), []
+        for index, move in enumerate(moves):
+            part = "full+delta" if move.endswith("+delta") else move
+            if part in ("reuse", "full+delta"):
+                weights = weights_text(self.fit(index, part, past.of(part)).weights)
+                found.append(f"{move}:{weights}" if weights else move)
+            else:
+                found.append(move)
+            past = past.after(index, move, self.high)
+        return tuple(found)
 
     def _solved(self, index: int, part: str, known: tuple[int, ...]) -> Fit:
         """Of fewer steps where a weight would be larger than recipes take."""

@@ -102,7 +102,7 @@ class Search:
 
     def _try(self, budget: float, schedule: _Schedule, one: Expected) -> None:
         expected = schedule.corrected(one)
-        found = measure(self._bench, schedule.table.resolved(one.moves), one.cost, expected)
+        found = measure(self._bench, schedule.table.fits.resolved(one.moves), one.cost, expected)
         self._measured[one.moves] = found
         if one.error > 0:
             schedule.ratios[one.moves] = found.error / one.error

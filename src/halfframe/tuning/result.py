@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from halfframe.compare.equal_cost import nearest
-from halfframe.strategies.recipe import Recipe
+from halfframe.strategies.recipe import Recipe, unweighted
 from halfframe.tuning.search import MoveTable
 
-__all__ = ["Candidate", "Measured", "Tuning", "unweighted"]
-
-
-def unweighted(move: str) -> str:
-    """A move without the weights of what it reuses: ``reuse:1.72,-0.72`` -> ``reuse``."""
-    return re.sub(r"(reuse|delta):.*", r"\1", move)
+__all__ = ["Candidate", "Measured", "Tuning"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from halfframe.sampling.weights import weights_text
-from halfframe.strategies.recipe import reuses
-from halfframe.tuning.fits import TERMS, Fits
+from halfframe.tuning.fits import Fits, Past
 
 __all__ = ["Effect", "Expected", "MoveTable", "expected_best", "measurable", "neighbours", "parts_of"]
 
@@ -38,26 +36,6 @@ def measurable(index: int, part: str, high: int) -> bool:
     if part in ("full+delta", "full+cond"):
         return (index in (0, high)) == (part == "full+cond")
     return index > 0 or part != "reuse"
-
-
-@dataclass(frozen=True, slots=True)
-class _Past:
-    """What the coming step can be made of: the latest steps that are computed, and that have a guidance difference."""
-
-    computed: tuple[int, ...] = ()
-    differences: tuple[int, ...] = ()
-
-    def after(self, index: int, move: str, high: int) -> _Past:
-        """With `move` made at `index`."""
-        differences = () if index + 1 == high else self.differences
-        if reuses(move):
-            return _Past(self.computed, differences)
-        if "+" not in move and index + 1 != high:
-            differences = (*differences, index)[-TERMS:]
-        return _Past((*self.computed, index)[-TERMS:], differences)
-
-    def of(self, part: str) -> tuple[int, ...]:
-        return self.computed if part == "reuse" else self.differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +93,13 @@ class MoveTable:
 
     def error(self, moves: Sequence[str]) -> float:
         """Expected mean square error; infinite where a move was not measured or has nothing to reuse."""
-        past, sum_ = _Past(), _Sum()
+        past, sum_ = Past(), _Sum()
         for index, move in enumerate(moves):
             sum_ = self._with(sum_, index, move, past)
             past = past.after(index, move, self.fits.high)
         return sum_.total(self.base)
 
-    def resolved(self, moves: Sequence[str]) -> tuple[str, ...]:
-        """The moves with the weights of their reuses: ``reuse`` -> ``reuse:1.72,-0.72``."""
-        past, found = _Past(), []
-        for index, move in enumerate(moves):
-            part = parts_of(move)[-1]
-            if part in ("reuse", "full+delta"):
-                weights = weights_text(self.fits.fit(index, part, past.of(part)).weights)
-                found.append(f"{move}:{weights}" if weights else move)
-            else:
-                found.append(move)
-            past = past.after(index, move, self.fits.high)
-        return tuple(found)
-
-    def _with(self, sum_: _Sum, index: int, move: str, past: _Past) -> _Sum:
+    def _with(self, sum_: _Sum, index: int, move: str, past: Past) -> _Sum:
         """With `move` made at step `index`."""
         for part in parts_of(move) if move != "full" else ():
             alone, scale = self.effects[index].get(part), self._scale(index, part, past)
@@ -145,7 +110,7 @@ class MoveTable:
             sum_ = _Sum(sum_.along + along, sum_.across + across)
         return sum_
 
-    def _scale(self, index: int, part: str, past: _Past) -> float:
+    def _scale(self, index: int, part: str, past: Past) -> float:
         """How much more than in the measurement, where all steps before were computed, a reuse leaves unexplained."""
         if part not in ("reuse", "full+delta"):
             return 1.0
@@ -165,7 +130,7 @@ class Expected:
     error: float
 
 
-_State = tuple[float, _Sum, tuple[str, ...], _Past]
+_State = tuple[float, _Sum, tuple[str, ...], Past]
 """Cost so far, errors so far, the moves, and what the coming step can be made of."""
 
 
@@ -176,9 +141,9 @@ def expected_best(table: MoveTable, most: float) -> list[Expected]:
     and leave the same steps to reuse, only the best is.
     """
     base = table.base
-    layer: list[_State] = [(0.0, _Sum(), (), _Past())]
+    layer: list[_State] = [(0.0, _Sum(), (), Past())]
     for index in range(table.steps):
-        following: dict[tuple[int, _Past], _State] = {}
+        following: dict[tuple[int, Past], _State] = {}
         for cost, before, moves, past in layer:
             for move, price in table.costs.items():
                 total, sum_ = cost + price, table._with(before, index, move, past)

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from halfframe.tuning.search import Effect, MoveTable, measurable, parts_of
 
 __all__ = ["Bench", "mean_square"]
 
+_T = TypeVar("_T")
 Call = Callable[[int, int], Any]
 """``(case, steps)``: calls the pipeline for one clip, or one batch of clips."""
 
@@ -171,8 +172,7 @@ class Bench:
 
     def measured(self, moves: Sequence[str]) -> list[float]:
         """`error` of a whole recipe, for each case; made once."""
-        key = "recipe " + " ".join(moves)
-        return [self.log.get(f"{key} #{case}", partial(self.error, case, moves)) for case in range(self.cases)]
+        return self._by_clip("recipe " + " ".join(moves), lambda case: self.error(case, moves))
 
     def candidate(self, name: str) -> Candidate:
         """Measure a strategy or a recipe as `halfframe.enabled` takes it; made once."""
@@ -195,7 +195,7 @@ class Bench:
             spent = sum(made * statistics.median(self.seconds[count]) for count, made in passes.items())
             return spent / (self.passes() * self._seconds("full"))
 
-        errors = [self.log.get(f"{key} #{case}", partial(error, case)) for case in range(self.cases)]
+        errors = self._by_clip(key, error)
         return Candidate(name, steps, self.log.get(f"cost {key}", cost), statistics.fmean(errors), tuple(errors))
 
     def table(self, steps: int, moves: Sequence[str]) -> MoveTable:
@@ -207,7 +207,7 @@ class Bench:
         return MoveTable(rows, {}, self.fits(steps), self.base(steps))
 
     def base(self, steps: int) -> float:
-        """Mean square distance of the plain run of so many steps."""
+        """Mean square distance between the plain runs of `steps` steps and of those asked for."""
         return statistics.fmean(self.measured(["full"] * steps)) if steps != self.steps else 0.0
 
     def row(self, steps: int, index: int, moves: Sequence[str]) -> dict[str, Effect]:
@@ -228,7 +228,7 @@ class Bench:
                 [shown] = self._each(f"shown {steps} {index} {part}", self.step_error, alone, index)
                 if shown >= fits.fit(index, "reuse", fits.before(index, "reuse")).residual:
                     continue
-            weighted = MoveTable([{}] * steps, {}, fits).resolved(alone)
+            weighted = fits.resolved(alone)
             found[part] = Effect(*self._each(f"move {steps} {index} {part}", self.alone, weighted, index))
         return found
 
@@ -236,8 +236,12 @@ class Bench:
         self, name: str, measure: Callable[[int, Sequence[str], int], list[float]], moves: Sequence[str], index: int
     ) -> list[float]:
         """The means over all clips of what is measured of each."""
-        found = [self.log.get(f"{name} #{case}", partial(measure, case, moves, index)) for case in range(self.cases)]
+        found = self._by_clip(name, lambda case: measure(case, moves, index))
         return [statistics.fmean(numbers) for numbers in zip(*found, strict=True)]
+
+    def _by_clip(self, name: str, measure: Callable[[int], _T]) -> list[_T]:
+        """What is measured of each clip; made once."""
+        return [self.log.get(f"{name} #{case}", partial(measure, case)) for case in range(self.cases)]
 
     def high(self, steps: int) -> int:
         """How many of `steps` steps are the high-noise expert's."""
